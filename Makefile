@@ -1,0 +1,48 @@
+# `make run` and `make test` work from a fresh clone; both set up .venv first when it is missing or stale.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed-constraints
+OUT    ?= runs
+FLOORS := random popularity itemknn majority text-lookup item-prior
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint types bench docs clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv with everything at the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	# torch first and pinned: an open range would fetch the newest CUDA build, several GB of it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+run: $(STAMP) ## judge floors and baselines on the embedded suite and show the board (minutes)
+	$(BIN)/kpi-bench evaluate --suite kpi-mini --seeds 0 --device cpu --out $(OUT) \
+	  --submission $(addprefix submissions/,$(FLOORS) cf lightgcn kg-embedding)
+	$(BIN)/kpi-bench leaderboard show $(OUT)/results --suite kpi-mini
+
+test: $(STAMP) ## the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## only the tests marked slow
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff (lint, format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## timing of the hot paths against peers (benchmarks/README.md)
+	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-only --benchmark-enable
+
+docs: $(STAMP) ## bring the generated parts of the documents up to date
+	$(BIN)/kpi-bench leaderboard update README.md --results leaderboard/results
+
+clean: ## remove runs and caches, not .venv
+	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache .benchmarks

@@ -1,0 +1,49 @@
+"""Typed views of a submission's free ``[params]`` table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from kpi_bench.errors import SubmissionError
+
+C = TypeVar("C")
+
+
+def read_config(cls: type[C], params: Mapping[str, Any], prefix: str) -> C:
+    """Build the dataclass ``cls`` from the entries of ``params`` that start with ``prefix``; absent ones keep their default.
+
+    Raises:
+        SubmissionError: a value has another type than the field's default (an int stands for a float).
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        if prefix + field.name in params:
+            values[field.name] = _checked(prefix + field.name, params[prefix + field.name], field.default)
+    return cls(**values)
+
+
+def refuse_unknown(params: Mapping[str, Any], known: Iterable[str], owner: str) -> None:
+    """Raise for a parameter that nothing reads: a typo would otherwise run the defaults under a wrong label."""
+    allowed = set(known)
+    unknown = sorted(set(params) - allowed)
+    if unknown:
+        raise SubmissionError(
+            f"{owner}: unknown parameter(s) {', '.join(unknown)}; it knows {', '.join(sorted(allowed))}"
+        )
+
+
+def config_keys(cls: type[Any], prefix: str) -> set[str]:
+    """Names under which :func:`read_config` looks for the fields of ``cls``."""
+    return {prefix + field.name for field in dataclasses.fields(cls)}
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise SubmissionError(
+            f"parameter {name} = {value!r} is {type(value).__name__}; it must be {type(default).__name__}"
+        )
+    return value

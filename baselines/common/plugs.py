@@ -1,0 +1,59 @@
+"""Plugs: where a pre-trained representation enters a task's model. Everything around a plug is the same for all methods."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+class Plug(nn.Module):
+    """Gives one vector for each row: the items of a recommendation task, or the KG entities of a classification task.
+
+    Frozen vectors and trainable prompt modules are both plugs; parameters with ``requires_grad`` are trained with the task.
+    """
+
+    dim: int
+    """Width of the vectors."""
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """Float32 ``[len(rows), dim]``; of all rows when ``rows`` (int64) is None."""
+        raise NotImplementedError
+
+
+class FrozenVectors(Plug):
+    """A fixed table, float32 ``[n, dim]``, centred and scaled to a root mean square of one so that methods differ by geometry
+    and not by scale. Rows where ``known`` is False (items that the KG lacks) are zero: the plug says nothing about them."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> None:
+        super().__init__()
+        table = torch.tensor(vectors, dtype=torch.float32)
+        mask = torch.ones(len(table), dtype=torch.bool) if known is None else torch.tensor(known)
+        centred = torch.where(mask[:, None], table - table[mask].mean(0), 0.0) if mask.any() else table * 0
+        scale = centred[mask].square().mean().sqrt() if mask.any() else torch.tensor(0.0)
+        self.dim = table.shape[1]
+        # Not persistent: the table is the method's, and what is served is computed from it.
+        self.register_buffer("vectors", centred / scale.clamp_min(1e-12), persistent=False)
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        return self.vectors if rows is None else self.vectors[rows]
+
+
+class Projection(nn.Module):
+    """``scale * (W_o z + b_o)``, the layer between a plug and a task's model (MuDoK, arXiv 2405.13085)."""
+
+    def __init__(self, plug: Plug, dim: int, scale: float, generator: torch.Generator) -> None:
+        super().__init__()
+        self.plug = plug
+        self.scale = scale
+        weight = torch.empty(dim, plug.dim)
+        nn.init.xavier_uniform_(weight, generator=generator)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, rows: Tensor | None = None) -> Tensor:
+        """Float32 ``[len(rows), dim]``."""
+        return self.scale * nn.functional.linear(self.plug(rows), self.weight, self.bias)

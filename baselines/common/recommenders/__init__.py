@@ -1,0 +1,1 @@
+"""Recommendation backbones, each with a plug for item vectors."""

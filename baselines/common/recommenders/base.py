@@ -1,0 +1,100 @@
+"""What every backbone is: tables of users and items, an optional plug, a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines.common.plugs import Plug, Projection
+from baselines.common.sampling import PairBatch
+from kpi_bench import Csr
+
+
+@dataclass(frozen=True)
+class RecommenderConfig:
+    """Parameters ``rec_*`` of a submission; the same for all methods of a comparison.
+
+    ``batch_size`` 0 means: train pairs / ``steps_per_epoch``, between 1,024 and 65,536. ``valid_users`` 0 means all
+    (a fixed random subset keeps early stopping cheap). ``plug_scale`` is s in item' = e + s (W_o z + b_o).
+    """
+
+    dim: int = 64
+    layers: int = 2
+    epochs: int = 60
+    eval_every: int = 3
+    patience: int = 4
+    batch_size: int = 0
+    steps_per_epoch: int = 24
+    lr: float = 5e-3
+    reg: float = 1e-4
+    negatives: int = 1
+    edge_keep: float = 1.0
+    init_std: float = 0.1
+    plug_scale: float = 1.0
+    valid_metric: str = "ndcg@20"
+    valid_users: int = 6000
+    propagation: str = "auto"
+
+    def resolved_batch_size(self, n_pairs: int) -> int:
+        """Pairs in a batch for a train split of ``n_pairs``."""
+        return self.batch_size or min(65536, max(1024, -(-n_pairs // self.steps_per_epoch)))
+
+
+class Recommender(nn.Module):
+    """Scores are inner products of the two tables that :meth:`forward` returns.
+
+    ``train`` is the users x items matrix; ``plug`` gives a vector for each item or is None.
+    """
+
+    def __init__(
+        self,
+        train: Csr,
+        config: RecommenderConfig,
+        *,
+        plug: Plug | None,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        # Drawn on the CPU so that a seed means the same start on every device.
+        self.user_table = self._table(train.n_rows, generator)
+        self.item_table = self._table(train.n_columns, generator)
+        self.projection = None if plug is None else Projection(plug, config.dim, config.plug_scale, generator)
+        self.to(device)
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Final user ``[U, dim]`` and item ``[I, dim]`` factors."""
+        raise NotImplementedError
+
+    def item_inputs(self) -> Tensor:
+        """Item embeddings with what the plug adds, float32 ``[I, dim]``."""
+        return self.item_table if self.projection is None else self.item_table + self.projection()
+
+    def loss(self, batch: PairBatch) -> Tensor:
+        """Bayesian personalised ranking (arXiv 1205.2618) plus ``reg`` times the squared norm of the batch's own embeddings."""
+        users, items = self()
+        chosen = torch.cat([batch.positives[:, None], batch.negatives], dim=1)
+        scores = (
+            functional.embedding(batch.users, users)[:, None] * functional.embedding(chosen, items)
+        ).sum(-1)
+        ranking = functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
+        return (
+            ranking + self.config.reg * self._squared_norm(batch.users, chosen)
+            if self.config.reg
+            else ranking
+        )
+
+    def _squared_norm(self, users: Tensor, items: Tensor) -> Tensor:
+        """Half the squared norms of the drawn rows, a mean over pairs. Counted per row: cheaper than gathering the rows again."""
+        total = torch.zeros((), device=users.device)
+        for table, rows in ((self.user_table, users), (self.item_table, items.flatten())):
+            counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
+            total = total + counts @ table.square().sum(1)
+        return total / (2 * len(users))
+
+    def _table(self, rows: int, generator: torch.Generator) -> nn.Parameter:
+        return nn.Parameter(torch.randn(rows, self.config.dim, generator=generator) * self.config.init_std)

@@ -1,0 +1,83 @@
+"""Training a backbone on a recommendation task, with or without a plug: the same for every method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from baselines.common.plugs import Plug
+from baselines.common.recommenders.base import Recommender, RecommenderConfig
+from baselines.common.recommenders.lightgcn import LightGCN
+from baselines.common.recommenders.mf import MatrixFactorisation
+from baselines.common.sampling import PairSampler
+from baselines.common.training import Schedule, train
+from baselines.common.validation import RankingValidation
+from kpi_bench import Context, RecommendationTask
+from kpi_bench.errors import SubmissionError
+
+BACKBONES: Mapping[str, type[Recommender]] = {"cf": MatrixFactorisation, "lightgcn": LightGCN}
+"""Backbones by the name that a submission's ``backbone`` parameter gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRecommender:
+    """Final factors on the CPU, float32 ``[U, dim]`` and ``[I, dim]``, and parameter counts of the model behind them."""
+
+    user_factors: Tensor
+    item_factors: Tensor
+    total_parameters: int
+    trainable_parameters: int
+    valid_score: float
+
+
+def fit_recommender(
+    task: RecommendationTask,
+    backbone: str,
+    config: RecommenderConfig,
+    ctx: Context,
+    plug: Plug | None = None,
+) -> FittedRecommender:
+    """Train ``backbone`` on the task's train split, stopping on valid.
+
+    Raises:
+        SubmissionError: unknown backbone, or training diverged.
+    """
+    if backbone not in BACKBONES:
+        raise SubmissionError(f"unknown backbone {backbone!r}; use one of {', '.join(BACKBONES)}")
+    device = torch.device(ctx.device)
+    matrix = task.train_matrix
+    model = BACKBONES[backbone](
+        matrix, config, plug=plug, generator=torch.Generator().manual_seed(ctx.seed), device=device
+    )
+    pairs = PairSampler(
+        matrix,
+        batch_size=config.resolved_batch_size(matrix.nnz),
+        negatives=config.negatives,
+        generator=torch.Generator(device=device).manual_seed(ctx.seed + 1),
+        device=device,
+    )
+    validation = RankingValidation(task, config.valid_metric, max_users=config.valid_users)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fit = train(
+        model,
+        epoch=pairs.epoch,
+        loss=model.loss,
+        optimizer=torch.optim.Adam(trainable, lr=config.lr, fused=True),
+        evaluate=lambda: validation.score(*model()),
+        schedule=Schedule(config.epochs, config.eval_every, config.patience),
+        ctx=ctx,
+        metric=f"valid_{config.valid_metric}",
+        description=f"{task.spec.name}: {backbone}",
+    )
+    with torch.inference_mode():
+        users, items = model()
+    return FittedRecommender(
+        users.float().cpu().contiguous(),
+        items.float().cpu().contiguous(),
+        total_parameters=sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers()),
+        trainable_parameters=sum(p.numel() for p in trainable),
+        valid_score=fit.best_score,
+    )

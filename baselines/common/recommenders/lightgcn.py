@@ -1,0 +1,37 @@
+"""LightGCN (arXiv 2002.02126): the mean over layers of propagated embeddings."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from baselines.common.plugs import Plug
+from baselines.common.propagation import Propagation
+from baselines.common.recommenders.base import Recommender, RecommenderConfig
+from kpi_bench import Csr
+
+
+class LightGCN(Recommender):
+    """``layers`` rounds of propagation; with ``edge_keep`` < 1 a fresh subset of edges carries each training step."""
+
+    def __init__(
+        self,
+        train: Csr,
+        config: RecommenderConfig,
+        *,
+        plug: Plug | None,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        super().__init__(train, config, plug=plug, generator=generator, device=device)
+        self._propagation = Propagation(train, device, config.propagation)
+        self._edge_generator = torch.Generator(device=device)
+        self._edge_generator.manual_seed(generator.initial_seed())
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        kernel = None
+        if self.training and self.config.edge_keep < 1:
+            kernel = self._propagation.dropped(self.config.edge_keep, self._edge_generator)
+        nodes = torch.cat([self.user_table, self.item_inputs()])
+        final = self._propagation.mean(nodes, self.config.layers, kernel=kernel)
+        return final[: len(self.user_table)], final[len(self.user_table) :]

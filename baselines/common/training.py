@@ -1,0 +1,123 @@
+"""The one training loop: epochs, early stopping on valid, the best state kept in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from baselines.common.allocator import keep_freed_memory
+from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """At most ``epochs`` epochs; valid is scored every ``eval_every`` epochs (and after the last);
+    training ends after ``patience`` scores in a row that are not better than the best."""
+
+    epochs: int
+    eval_every: int = 1
+    patience: int = 5
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What training ended with: the epoch whose state was kept (from 1) and its score."""
+
+    best_epoch: int
+    best_score: float
+    epochs: int
+
+
+def train(
+    model: nn.Module,
+    *,
+    epoch: Callable[[], Iterable[B]],
+    loss: Callable[[B], Tensor],
+    optimizer: torch.optim.Optimizer,
+    evaluate: Callable[[], float],
+    schedule: Schedule,
+    ctx: Context,
+    metric: str,
+    description: str,
+    clip_norm: float = 0.0,
+) -> Fit:
+    """Train ``model`` in place and leave it in its best state on valid (``evaluate``: higher is better).
+
+    ``epoch()`` yields the batches of one epoch. The kept state is that of the trainable parameters.
+
+    Raises:
+        SubmissionError: the loss of an epoch is NaN or infinite, or the valid score is NaN.
+    """
+    keep_freed_memory()
+    best = Fit(best_epoch=0, best_score=-math.inf, epochs=0)
+    kept: dict[str, Tensor] = {}
+    misses = done = 0
+    for number in ctx.progress(range(1, schedule.epochs + 1), description):
+        _run_epoch(model, epoch(), loss, optimizer, clip_norm, number, description)
+        done = number
+        if number % schedule.eval_every and number != schedule.epochs:
+            continue
+        model.eval()
+        with torch.inference_mode():
+            score = evaluate()
+        if math.isnan(score):
+            raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")
+        ctx.log(number, score, metric)
+        if score > best.best_score:
+            best, misses = Fit(number, score, number), 0
+            kept = _trainable(model)
+        else:
+            misses += 1
+            if misses >= schedule.patience:
+                break
+    _restore(model, kept)
+    model.eval()
+    ctx.note("best_epoch", best.best_epoch)
+    return Fit(best.best_epoch, best.best_score, done)
+
+
+def _run_epoch(
+    model: nn.Module,
+    batches: Iterable[B],
+    loss: Callable[[B], Tensor],
+    optimizer: torch.optim.Optimizer,
+    clip_norm: float,
+    number: int,
+    description: str,
+) -> None:
+    model.train()
+    total: Tensor | None = None
+    for batch in batches:
+        optimizer.zero_grad(set_to_none=True)
+        value = loss(batch)
+        value.backward()  # type: ignore[no-untyped-call]
+        if clip_norm > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        optimizer.step()
+        # Summed on the device and read once an epoch: reading each step would stall a GPU.
+        total = value.detach() if total is None else total + value.detach()
+    if total is None:
+        raise SubmissionError(f"{description}: an epoch has no training batch; the train split is empty")
+    if not bool(torch.isfinite(total)):
+        raise SubmissionError(
+            f"{description}: the loss of epoch {number} is {total.item()}; lower the learning rate or check the vectors plugged in"
+        )
+
+
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _restore(model: nn.Module, kept: dict[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name in kept:
+                value.copy_(kept[name])

@@ -1,0 +1,131 @@
+"""The two workloads of the ranking benchmarks, and the memory measurement in a process of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kpi_bench._csr import Csr
+from kpi_bench.evaluators.ranking import tie_order
+
+ROOT = Path(__file__).resolve().parents[1]
+KS = (5, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True)
+class KgeWorkload:
+    """FB15k-237 and ComplEx weights: int64 triples ``[n, 3]``, complex64 ``[E, 100]`` and ``[R, 100]``."""
+
+    train: NDArray[np.int64]
+    valid: NDArray[np.int64]
+    test: NDArray[np.int64]
+    entities: NDArray[np.complex64]
+    relations: NDArray[np.complex64]
+
+    @property
+    def table(self) -> NDArray[np.float32]:
+        """Entities as float32 ``[E, 200]``, real parts first."""
+        return np.concatenate([self.entities.real, self.entities.imag], axis=1)
+
+    def tail_vectors(self, entity: NDArray[np.int64], relation: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors whose product with the table scores tails: Re<h, r, conj(t)>."""
+        product = self.entities[entity] * self.relations[relation]
+        return np.concatenate([product.real, product.imag], axis=1)
+
+    def head_vectors(self, entity: NDArray[np.int64], relation: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Vectors whose product with the table scores heads."""
+        product = np.conj(self.entities[entity]) * self.relations[relation]
+        return np.concatenate([product.real, -product.imag], axis=1)
+
+
+@dataclass(frozen=True)
+class RecommendationWorkload:
+    """10,000 users x 20,000 items x 64 factors, 30 masked and 10 test items a user, all float32 or Csr."""
+
+    users: NDArray[np.float32]
+    items: NDArray[np.float32]
+    masked: Csr
+    positives: Csr
+    order: NDArray[np.int64]
+
+
+def fb15k237_archive() -> Path | None:
+    """The raw archive, from the folder in KPI_BENCH_DATA or from ../shared/data; None where there is none."""
+    folder = Path(os.environ.get("KPI_BENCH_DATA", ROOT.parent / "shared" / "data"))
+    return next(iter(sorted(folder.rglob("FB15k-237.tar.gz"))), None) if folder.is_dir() else None
+
+
+@cache
+def kge_workload() -> KgeWorkload:
+    """Read FB15k-237 and draw ComplEx weights (100 complex numbers = 200 reals an entity)."""
+    archive = fb15k237_archive()
+    if archive is None:
+        raise FileNotFoundError("FB15k-237.tar.gz")
+    entities: dict[str, int] = {}
+    relations: dict[str, int] = {}
+    parts = {}
+    with tarfile.open(archive) as tar:
+        members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
+        for split in ("train", "valid", "test"):
+            stream = tar.extractfile(members[f"{split}.txt"])
+            assert stream is not None
+            rows = [line.split() for line in io.TextIOWrapper(stream, "utf-8")]
+            parts[split] = np.array(
+                [
+                    (
+                        entities.setdefault(head, len(entities)),
+                        relations.setdefault(relation, len(relations)),
+                        entities.setdefault(tail, len(entities)),
+                    )
+                    for head, relation, tail in rows
+                ]
+            )
+    rng = np.random.default_rng(0)
+
+    def weights(n: int) -> NDArray[np.complex64]:
+        pair = rng.standard_normal((2, n, 100), dtype=np.float32) * np.float32(0.1)
+        return (pair[0] + 1j * pair[1]).astype(np.complex64)
+
+    return KgeWorkload(**parts, entities=weights(len(entities)), relations=weights(len(relations)))
+
+
+@cache
+def recommendation_workload() -> RecommendationWorkload:
+    """Draw factors, masks and test items."""
+    n_users, n_items = 10_000, 20_000
+    rng = np.random.default_rng(0)
+    users = rng.standard_normal((n_users, 64), dtype=np.float32)
+    items = rng.standard_normal((n_items, 64), dtype=np.float32)
+    step = n_items // 40  # one item from each of 40 ranges of ids, so that a user's 40 are distinct
+    chosen = np.arange(0, n_items, step) + rng.integers(0, step, (n_users, 40))
+    shuffled = rng.permuted(chosen, axis=1)
+    rows = np.arange(n_users)[:, None]
+
+    def matrix(columns: NDArray[np.int64]) -> Csr:
+        return Csr.from_pairs(
+            np.broadcast_to(rows, columns.shape).ravel(), columns.ravel(), (n_users, n_items)
+        )
+
+    order = tie_order(n_items, "benchmark")
+    return RecommendationWorkload(users, items, matrix(shuffled[:, :30]), matrix(shuffled[:, 30:]), order)
+
+
+def peak_rss_mb(module: str, contender: str) -> float:
+    """Peak memory in MB of a new Python process that loads the workload and runs one contender once."""
+    code = (
+        f"from benchmarks import {module} as m; m.CONTENDERS[{contender!r}]();"
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
+    )
+    return round(int(result.stdout.split()[-1]) * 1024 / 1e6, 1)

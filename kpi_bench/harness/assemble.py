@@ -1,0 +1,183 @@
+"""Put a result together from scored runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kpi_bench._io import sha256_file, write_parquet
+from kpi_bench._version import __version__
+from kpi_bench.harness.config import SubmissionConfig
+from kpi_bench.harness.environment import environment, git_revision
+from kpi_bench.harness.records import RunRecord
+from kpi_bench.harness.results import (
+    HarnessVersion,
+    Memory,
+    PredictionsInfo,
+    ProtocolInfo,
+    Result,
+    Size,
+    SubmissionInfo,
+    SuiteInfo,
+    TaskInfo,
+    Timing,
+    VariantScores,
+    queries_path,
+    result_path,
+    write_result,
+)
+from kpi_bench.harness.scoring import RunScores
+from kpi_bench.harness.summarise import (
+    mean_slices,
+    mean_values,
+    query_scores,
+    summarise_memory,
+    summarise_metrics,
+    summarise_notes,
+    summarise_timing,
+)
+from kpi_bench.suites.suite import Suite
+from kpi_bench.suites.task import ClassificationTask, Task
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A finished run with its scores and the seconds that scoring took."""
+
+    record: RunRecord
+    scores: RunScores
+    score_s: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the runs of a result have in common: submission, parameters, code hash, suite and machine."""
+
+    config: SubmissionConfig
+    params: Mapping[str, Any]
+    config_name: str | None
+    sha256: str
+    suite: Suite
+    machine: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Everything of a result that was measured beside the scores."""
+
+    timing: Timing
+    memory: Memory
+    size: Size
+    notes: Mapping[str, tuple[Any, ...]]
+    flags: tuple[str, ...]
+
+
+def assemble_result(
+    origin: Provenance,
+    task: Task,
+    protocol: ProtocolInfo,
+    runs: Sequence[ScoredRun],
+    pretraining: Sequence[RunRecord],
+    prediction_hashes: Mapping[str, str],
+) -> tuple[Result, pd.DataFrame | None]:
+    """A result over the seeds of ``runs``, and its per-query scores."""
+    records = [run.record for run in runs]
+    costs = Costs(
+        timing=summarise_timing(records, pretraining, [run.score_s for run in runs]),
+        memory=summarise_memory(records, pretraining),
+        size=records[0].size or Size(),
+        notes=summarise_notes(records),
+        flags=run_flags(records, pretraining),
+    )
+    seeds = tuple(record.key.seed for record in records)
+    return scored_result(
+        origin, task, protocol, seeds, [run.scores for run in runs], costs, prediction_hashes
+    )
+
+
+def scored_result(
+    origin: Provenance,
+    task: Task,
+    protocol: ProtocolInfo,
+    seeds: tuple[int, ...],
+    scores: Sequence[RunScores],
+    costs: Costs,
+    prediction_hashes: Mapping[str, str],
+) -> tuple[Result, pd.DataFrame | None]:
+    """A result from scores, however they came about."""
+    official = [run.official for run in scores]
+    n_classes = task.n_classes if isinstance(task, ClassificationTask) else 0
+    variants = {
+        name: [run.variants[name] for run in scores]
+        for name in scores[0].variants
+        if all(name in run.variants for run in scores)
+    }
+    head, manifest = origin.config.submission, origin.suite.manifest
+    result = Result(
+        run_id=uuid.uuid4().hex,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        kpi_bench=HarnessVersion(__version__, git_revision()),
+        submission=SubmissionInfo(
+            name=head.name,
+            version=head.version,
+            kind=head.kind,
+            description=head.description,
+            source_url=head.url,
+            paper=head.paper,
+            sha256=origin.sha256,
+            params=origin.params,
+            config=origin.config_name,
+            size=origin.config_name or head.size,
+            tags=head.tags,
+            fidelity=origin.config.fidelity.level,
+            fidelity_notes=origin.config.fidelity.notes,
+        ),
+        suite=SuiteInfo(
+            manifest.name, manifest.version, manifest.digest, origin.suite.repo, origin.suite.revision
+        ),
+        task=TaskInfo(task.spec.name, task.spec.kind, task.spec.main_metric, len(manifest.tasks)),
+        protocol=protocol,
+        seeds=seeds,
+        metrics=summarise_metrics(official, scores, n_classes),
+        variants={
+            name: VariantScores(summarise_metrics(evaluations)) for name, evaluations in variants.items()
+        },
+        slices=mean_slices(official),
+        counts=mean_values([{**evaluation.counts} for evaluation in official])
+        | ({"n_classes": n_classes} if n_classes else {}),
+        floors=dict(official[0].chance),
+        timing=costs.timing,
+        memory=costs.memory,
+        size=costs.size,
+        hardware=origin.machine,
+        environment=environment(),
+        notes=costs.notes,
+        predictions=PredictionsInfo(f"predictions/{task.spec.name}", prediction_hashes),
+        queries_sha256=None,
+        flags=(*costs.flags, *(("single_seed",) if len(seeds) == 1 else ())),
+    )
+    return result, query_scores(task.spec.main_metric, seeds, scores)
+
+
+def write_with_queries(root: Path, result: Result, queries: pd.DataFrame | None) -> Result:
+    """Write the per-query scores, then the result that carries their hash; returns the result as written."""
+    if queries is not None:
+        place = result_path(root, result.suite.name, result.task.name, result.submission.name)
+        write_parquet(queries_path(place), queries)
+        result = dataclasses.replace(result, queries_sha256=sha256_file(queries_path(place)))
+    write_result(root, result)
+    return result
+
+
+def run_flags(records: Sequence[RunRecord], pretraining: Sequence[RunRecord]) -> tuple[str, ...]:
+    """``resumed`` when the parts come from several sessions, ``reused_pretrained`` when pre-training was taken over."""
+    reused = any(record.reused for record in pretraining)
+    own = [record.session for record in (*records, *pretraining) if not record.reused]
+    return (*(("resumed",) if len(set(own)) > 1 else ()), *(("reused_pretrained",) if reused else ()))

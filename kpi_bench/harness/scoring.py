@@ -1,0 +1,219 @@
+"""From predictions on disk to evaluations: the harness's only use of test labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kpi_bench.errors import EvaluationError
+from kpi_bench.evaluators.classification import predicted_labels, score_classification
+from kpi_bench.evaluators.evaluation import Evaluation
+from kpi_bench.evaluators.link_prediction import (
+    LinkPredictionIndex,
+    Ranks,
+    rank_scores,
+    score_link_prediction,
+)
+from kpi_bench.evaluators.recommendation import score_recommendation
+from kpi_bench.harness.predictions import (
+    MUDOK,
+    MUDOK_MASK,
+    OFFICIAL,
+    prediction_file,
+    rank_file,
+    read_class_scores,
+    read_ranked_lists,
+    read_ranks,
+    read_score_rows,
+    write_ranks,
+)
+from kpi_bench.harness.protocol import ClassificationQueries
+from kpi_bench.harness.results import ProtocolInfo
+from kpi_bench.harness.withhold import recommendation_queries, test_users
+from kpi_bench.suites.task import (
+    ClassificationTask,
+    Examples,
+    LinkPredictionTask,
+    RecommendationTask,
+    Task,
+    TaskKind,
+)
+
+SCORE_BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class RunScores:
+    """Scores of one run: the official split, the task's variants, and (classification) labels and predicted labels of the test rows."""
+
+    official: Evaluation
+    variants: dict[str, Evaluation]
+    labels: NDArray[np.int64] | None = None
+    predicted: NDArray[np.int64] | None = None
+
+
+class Scorer(Protocol):
+    """Scores runs of one task; whatever depends on the task alone is built once."""
+
+    protocol: ProtocolInfo
+
+    def score(self, prefix: Path) -> RunScores:
+        """Check and score the predictions of one run.
+
+        Raises:
+            PredictionError, EvaluationError: they cannot be scored honestly.
+        """
+        ...
+
+
+def make_scorer(task: Task, *, keep_rows: bool = False) -> Scorer:
+    """The scorer of a task with its test labels at hand; ``keep_rows`` leaves link-prediction score rows on disk."""
+    if isinstance(task, RecommendationTask):
+        return RecommendationScorer(task)
+    if isinstance(task, ClassificationTask):
+        return ClassificationScorer(task)
+    return LinkPredictionScorer(task, keep_rows=keep_rows)
+
+
+class RecommendationScorer:
+    """Full ranking over all items; the ``mudok`` variant masks train only and adds ``mrr_sum@k``."""
+
+    def __init__(self, task: RecommendationTask) -> None:
+        self.task = task
+        self.users = test_users(task)
+        self.positives = task.matrix("test")
+        self.protocol = ProtocolInfo(
+            ties="score, then a fixed pseudo-random order of items",
+            mask=task.spec.mask,
+            k=task.spec.ks,
+            filter=None,
+        )
+
+    def score(self, prefix: Path) -> RunScores:
+        official = self._score(prefix, OFFICIAL, self.task.spec.mask)
+        # Predictions that were made elsewhere may be of the official protocol alone.
+        given = prediction_file(prefix, self.task.spec.kind, MUDOK).is_file()
+        variants = {
+            name: self._score(prefix, name, MUDOK_MASK)
+            for name in self.task.spec.variants
+            if name == MUDOK and given
+        }
+        return RunScores(official, variants)
+
+    def _score(self, prefix: Path, variant: str, mask: tuple[str, ...]) -> Evaluation:
+        queries = recommendation_queries(self.task, self.users, mask)
+        lists = read_ranked_lists(prediction_file(prefix, self.task.spec.kind, variant), self.task, queries)
+        return score_recommendation(
+            lists.users,
+            lists.items,
+            lists.ranks,
+            lists.scores,
+            positives=self.positives,
+            query_users=self.users,
+            train=self.task.train_matrix,
+            n_items=self.task.n_items,
+            ks=self.task.spec.ks,
+            tie_order=queries.tie_order,
+            exclude=self.task.matrix(*mask),
+            protocol="mudok" if variant == MUDOK else "full",
+        )
+
+
+class ClassificationScorer:
+    """Official test rows, and beside them ``dedup`` (texts unseen in train and valid) and ``cold`` (entities unseen in train)."""
+
+    def __init__(self, task: ClassificationTask) -> None:
+        if task.test is None:
+            raise EvaluationError(
+                f"task {task.spec.name}: the test labels are withheld here; nothing can be scored"
+            )
+        self.task = task
+        self.test = task.test
+        seen_texts = set(task.train.texts) | set(task.valid.texts)
+        subsets = {
+            "dedup": np.array([text not in seen_texts for text in task.test.texts], dtype=bool),
+            "cold": ~np.isin(task.test.entities, task.train.entities),
+        }
+        self.subsets = {
+            name: subsets[name] for name in task.spec.variants if name in subsets and subsets[name].any()
+        }
+        self.protocol = ProtocolInfo(ties="class order drawn per example", mask=(), k=(), filter=None)
+
+    def score(self, prefix: Path) -> RunScores:
+        path = prediction_file(prefix, self.task.spec.kind)
+        given = read_class_scores(path, self.task, _class_queries(self.test))
+        everything = np.ones(len(self.test), dtype=bool)
+        predicted = predicted_labels(given.scores, self.test.examples)
+        return RunScores(
+            official=self._score(given.scores, given.missing, everything),
+            variants={
+                name: self._score(given.scores, given.missing, subset)
+                for name, subset in self.subsets.items()
+            },
+            labels=self.test.labels,
+            predicted=np.where(given.missing, -1, predicted),
+        )
+
+    def _score(
+        self, scores: NDArray[np.float64], missing: NDArray[np.bool_], rows: NDArray[np.bool_]
+    ) -> Evaluation:
+        return score_classification(
+            self.test.labels[rows],
+            scores[rows],
+            labels=range(self.task.n_classes),
+            ordinal=self.task.spec.ordinal,
+            positive=self.task.spec.positive,
+            examples=self.test.examples[rows],
+            missing=missing[rows],
+        )
+
+
+class LinkPredictionScorer:
+    """Filtered ranks of both directions, ties realistic; score rows are read in blocks."""
+
+    def __init__(self, task: LinkPredictionTask, *, keep_rows: bool = False) -> None:
+        if task.test is None:
+            raise EvaluationError(
+                f"task {task.spec.name}: the test triples are withheld here; nothing can be scored"
+            )
+        self.task = task
+        self.keep_rows = keep_rows
+        self.index = LinkPredictionIndex.build(
+            task.train.array(),
+            task.valid.array(),
+            task.test.array(),
+            task.n_entities,
+            task.n_relations,
+            split="test",
+        )
+        self.protocol = ProtocolInfo(ties="realistic", mask=(), k=(1, 3, 10), filter="train+valid+test")
+
+    def score(self, prefix: Path) -> RunScores:
+        kept = rank_file(prefix)
+        rows = prediction_file(prefix, self.task.spec.kind)
+        if rows.is_file() or not kept.is_file():
+            write_ranks(kept, self._rank(rows))
+            if not self.keep_rows:
+                # Score rows take gigabytes; their ranks are all that any metric needs.
+                rows.unlink()
+        return RunScores(score_link_prediction(read_ranks(kept, self.index.positives.nnz), self.index), {})
+
+    def _rank(self, path: Path) -> Ranks:
+        rows = read_score_rows(path, self.task, self.index.n_queries)
+        return rank_scores(self.index, (rows[i : i + SCORE_BLOCK] for i in range(0, len(rows), SCORE_BLOCK)))
+
+
+def _class_queries(test: Examples) -> ClassificationQueries:
+    return ClassificationQueries(test.examples, test.entities, test.texts)
+
+
+def kept_files(task: Task, prefix: Path) -> list[Path]:
+    """Prediction files of a run that stay on disk: what it takes to score it again."""
+    if task.spec.kind is TaskKind.LINK_PREDICTION:
+        return [rank_file(prefix)]
+    names = (OFFICIAL, MUDOK) if MUDOK in task.spec.variants else (OFFICIAL,)
+    return [prediction_file(prefix, task.spec.kind, name) for name in names]

@@ -1,0 +1,76 @@
+"""Hash of the code that a submission is: its folder and every module of its own package that its entry reaches."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from kpi_bench.harness.config import SubmissionConfig
+
+IGNORED = {"__pycache__", ".git"}
+
+
+def source_sha256(config: SubmissionConfig) -> str:
+    """SHA-256 over the submission's folder and the import closure of its entry within the entry's top-level package.
+
+    Parameters do not count: they are recorded beside. Modules are found by reading imports, nothing is executed.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(config.folder.rglob("*")):
+        if path.is_file() and path.suffix != ".toml" and not IGNORED & set(path.parts):
+            _add(digest, path.relative_to(config.folder).as_posix(), path)
+    module = config.submission.entry.partition(":")[0]
+    for name, path in sorted(import_closure(module).items()):
+        _add(digest, name, path)
+    return digest.hexdigest()
+
+
+def import_closure(module: str) -> dict[str, Path]:
+    """Source files by module name: ``module`` and what it imports, directly or not, from its own top-level package."""
+    package = module.partition(".")[0]
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = None if name in found else _source_of(name)
+        if path is None:
+            continue
+        found[name] = path
+        parents = [name.rpartition(".")[0]] if "." in name else []
+        waiting += [
+            other for other in (*_imports(path, name), *parents) if other.partition(".")[0] == package
+        ]
+    return found
+
+
+def _source_of(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ModuleNotFoundError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    return Path(spec.origin)
+
+
+def _imports(path: Path, module: str) -> list[str]:
+    is_package = path.name == "__init__.py"
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                keep = len(parts) - node.level + (1 if is_package else 0)
+                base = ".".join([*parts[:keep], *([base] if base else [])])
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _add(digest: hashlib._Hash, name: str, path: Path) -> None:
+    digest.update(f"{name}\0".encode())
+    digest.update(hashlib.sha256(path.read_bytes()).digest())

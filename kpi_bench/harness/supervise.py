@@ -1,0 +1,291 @@
+"""Run one job in a child process: start it without secrets, keep its clocks, enforce its limits, collect what it reports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kpi_bench._io import write_json
+from kpi_bench._schema import encode
+from kpi_bench.errors import RunError
+from kpi_bench.harness.channel import Channel, Message
+from kpi_bench.harness.clock import Lap, ProcessMeter, Reading
+from kpi_bench.harness.results import CurvePoint, Size
+from kpi_bench.harness.worker import Job
+
+SAMPLE_S = 0.1
+GRACE_S = 10.0
+LOG_TAIL_BYTES = 4096
+
+# A child gets these variables and no others: an allow-list cannot forget a secret.
+PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV",
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "KMP_AFFINITY",
+    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_HOME", "TRITON_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF",
+    "DGLBACKEND",
+)  # fmt: skip
+
+Progress = Callable[[Message], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one job: seconds of wall time and bytes of resident memory; None is no bound."""
+
+    seconds: float | None = None
+    rss_bytes: int | None = None
+
+
+def default_memory_limit() -> int:
+    """90 % of the machine's memory, in bytes: the run ends before the system does."""
+    return int(psutil.virtual_memory().total * 0.9)
+
+
+@dataclass
+class JobRecord:
+    """What the parent measured and the child reported."""
+
+    laps: dict[str, Lap] = field(default_factory=dict)
+    curve: list[CurvePoint] = field(default_factory=list)
+    notes: dict[str, Any] = field(default_factory=dict)
+    size: Size | None = None
+    peak_rss: int = 0
+    peak_device: int | None = None
+    wall_s: float = 0.0
+    error: str | None = None
+
+
+def child_environment(
+    scratch: Path, *, offline: bool, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Environment of a child: the allow-list, the Hub offline by default and without token, its home in the scratch folder.
+
+    Of the user's Hub folder it gets the cache of models and data sets only: the token lies beside that cache.
+    """
+    source = os.environ if environ is None else environ
+    env = {name: source[name] for name in PASSED_ON if name in source}
+    env.update(
+        HOME=str(scratch),
+        HF_HOME=str(scratch / "huggingface"),
+        HF_HUB_CACHE=str(_hub_cache(source)),
+        HF_TOKEN_PATH=str(scratch / "no-token"),
+        HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        HF_HUB_OFFLINE="1" if offline else "0",
+        TOKENIZERS_PARALLELISM="false",
+        PYTHONUNBUFFERED="1",
+    )
+    return env
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where the Hub's client keeps what it has downloaded."""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    caches = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~"), ".cache")
+    home = environ.get("HF_HOME") or Path(caches, "huggingface")
+    return Path(home).expanduser() / "hub"
+
+
+def run_job(
+    job: Job,
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    offline: bool = True,
+    on_message: Progress | None = None,
+) -> JobRecord:
+    """Run ``job`` and wait for its end. ``folder`` receives ``job.json`` and ``run.log`` (the child's output).
+
+    A failure of any kind (exception, crash, time or memory limit) is not raised: it is the record's ``error``.
+    """
+    scratch, folder = Path(job.scratch), folder.resolve()
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "job.json", encode(job))
+    ours, theirs = Channel.pair()
+    command = [
+        sys.executable,
+        "-m",
+        "kpi_bench.harness.worker",
+        str(folder / "job.json"),
+        str(theirs.fileno()),
+    ]
+    with (folder / "run.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=scratch,
+            env=_with_import_path(child_environment(scratch, offline=offline)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+    theirs.close()
+    watch = _Watch(job, process, ours, limits or Limits(), on_message)
+    try:
+        record = watch.follow()
+    finally:
+        watch.end()
+    if record.error is not None:
+        record.error = f"{record.error}{_last_words(folder / 'run.log')}"
+    return record
+
+
+def _last_words(log: Path) -> str:
+    """The last line that the child wrote, and where the rest is."""
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        lines = stream.read().decode("utf-8", errors="replace").strip().splitlines()
+    return f" (log: {log}" + (f"; it ends: {lines[-1].strip()[:200]})" if lines else ")")
+
+
+def _with_import_path(env: dict[str, str]) -> dict[str, str]:
+    """Let the child import what this process can (a checkout that is not installed, for one)."""
+    known = [path for path in sys.path if path and Path(path).is_dir()]
+    here = [str(Path.cwd())] if "" in sys.path else []
+    return {**env, "PYTHONPATH": os.pathsep.join([*here, *known])}
+
+
+class _Watch:
+    """Follows one child from start to end."""
+
+    def __init__(
+        self,
+        job: Job,
+        process: subprocess.Popen[bytes],
+        channel: Channel,
+        limits: Limits,
+        on_message: Progress | None,
+    ) -> None:
+        self._job = job
+        self._process = process
+        self._channel = channel
+        self._limits = limits
+        self._on_message = on_message
+        self._meter = ProcessMeter(process.pid)
+        self._record = JobRecord()
+        self._phase: str | None = None
+        self._queries: int | None = None
+        self._begun = Reading(0.0, 0.0)
+        self._finished = False
+
+    def follow(self) -> JobRecord:
+        start = time.perf_counter()
+        next_sample = start
+        record = self._record
+        while record.error is None and not self._finished:
+            now = time.perf_counter()
+            if now >= next_sample:
+                next_sample = now + SAMPLE_S
+                record.error = self._broken_limit(now - start)
+                if record.error:
+                    break
+            # Asked before reading: what a process sent before its end is still read below.
+            ended = self._process.poll() is not None
+            try:
+                message = self._channel.receive(timeout=max(0.0, next_sample - now))
+                if message is not None:
+                    self._handle(message)
+            except EOFError:
+                record.error = self._died()
+            except (RunError, KeyError, TypeError, ValueError) as error:
+                record.error = f"{self._where()} sent the harness a message that it cannot read: {error!r}"
+            else:
+                if ended and message is None:
+                    # A process that it forked holds the line open.
+                    record.error = self._died()
+        record.wall_s = time.perf_counter() - start
+        record.peak_rss = self._meter.peak_rss
+        return record
+
+    def end(self) -> None:
+        """Let a finished child leave by itself for a moment, then end everything that is left of its process group."""
+        if self._finished:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE_S)
+        self._meter.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._channel.close()
+
+    def _broken_limit(self, elapsed: float) -> str | None:
+        rss = self._meter.sample_memory()
+        if self._limits.seconds is not None and elapsed > self._limits.seconds:
+            return f"time limit: {self._where()} was still running after {self._limits.seconds:g} s"
+        if self._limits.rss_bytes is not None and rss > self._limits.rss_bytes:
+            return f"memory limit: {self._where()} held {rss / 2**20:,.0f} MB, the limit is {self._limits.rss_bytes / 2**20:,.0f} MB"
+        return None
+
+    def _handle(self, message: Message) -> None:
+        kind = message.get("kind")
+        if kind == "begin":
+            self._phase, self._queries = str(message["phase"]), message.get("queries")
+            self._begun = self._meter.read()
+            self._channel.send({})
+        elif kind == "end":
+            self._end_phase(message.get("peak_device"))
+            self._channel.send({})
+        elif kind == "curve":
+            seconds = time.perf_counter() - self._begun.wall
+            point = CurvePoint(
+                seconds, message["step"], message["value"], message["metric"], self._phase or ""
+            )
+            self._record.curve.append(point)
+        elif kind == "note":
+            self._record.notes[str(message["key"])] = message["value"]
+        elif kind == "size":
+            self._record.size = Size(message["parameters"], message["trainable"], message["serving_bytes"])
+        elif kind == "failed":
+            where = f" at {message['where']}" if message.get("where") else ""
+            self._record.error = f"{self._where()} failed: {message['error']}{where}"
+        elif kind == "done":
+            self._finished = True
+        elif kind != "progress":
+            raise RunError(f"the child sent an unknown message: {message}")
+        if self._on_message is not None:
+            self._on_message(message)
+
+    def _end_phase(self, peak_device: int | None) -> None:
+        now = self._meter.read()
+        self._meter.sample_memory()
+        if self._phase is None:
+            raise RunError("the child ended a phase that it had not begun")
+        lap = Lap(
+            self._phase, now.wall - self._begun.wall, now.cpu - self._begun.cpu, self._queries, peak_device
+        )
+        self._record.laps[self._phase] = lap
+        if peak_device is not None:
+            self._record.peak_device = max(peak_device, self._record.peak_device or 0)
+        self._phase = None
+
+    def _where(self) -> str:
+        return self._phase or "the time between two phases"
+
+    def _died(self) -> str:
+        try:
+            code = self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            return f"{self._where()} closed the line to the harness"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
+            hint = (
+                "; the system may have run out of memory"
+                if name == "SIGKILL" and psutil.virtual_memory().percent > 90
+                else ""
+            )
+            return f"{self._where()} crashed: the process was ended by {name}{hint}"
+        return f"{self._where()} ended the process with exit code {code} before its work was done"

@@ -1,0 +1,181 @@
+"""The child process: it runs the submission's code and tells the parent where the phases begin and end.
+
+Started as ``python -m kpi_bench.harness.worker JOB.json FD``. It sees a suite without test labels and an environment without
+secrets; clocks, labels and results belong to the parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpi_bench._io import read_json
+from kpi_bench._schema import decode
+from kpi_bench.errors import KpiBenchError, RunError, SubmissionError
+from kpi_bench.harness.channel import Channel
+from kpi_bench.harness.config import load_class, read_config
+from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
+from kpi_bench.harness.protocol import Context, LazyGraphs, Submission
+from kpi_bench.harness.withhold import read_queries
+from kpi_bench.suites.suite import Suite, open_suite
+from kpi_bench.suites.task import TaskKind
+
+# What a submission may send through its context; the other kinds are the harness's own.
+REPORTS = ("curve", "note", "progress")
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a child is to do: pre-train (``task`` is None) or adapt to and predict one task. Paths are absolute."""
+
+    submission: str
+    params: dict[str, Any]
+    suite: str
+    task: str | None
+    seed: int
+    device: str
+    scratch: str
+    pretrained: str | None
+    output: str
+    export: str
+
+
+class Worker:
+    """State of one job in the child."""
+
+    def __init__(self, job: Job, channel: Channel) -> None:
+        self.job = job
+        self.channel = channel
+
+    def run(self) -> None:
+        """Do the job, phase by phase."""
+        with self.phase("load"):
+            cls = load_class(read_config(Path(self.job.submission)))
+            seed_everything(self.job.seed, self.job.device)
+            submission = cls(self.job.params)
+            suite = open_suite(Path(self.job.suite))
+            context = self._context(suite)
+            task = suite.task(self.job.task) if self.job.task else None
+            if task is not None and self.job.pretrained:
+                submission.load_pretrained(Path(self.job.pretrained))
+        if task is None:
+            with self.phase("pretrain"):
+                submission.pretrain(context.graphs, context)
+            submission.save_pretrained(Path(self.job.output))
+            self._report_size(submission)
+            return
+        with self.phase("adapt"):
+            submission.adapt(task, context)
+        queries = read_queries(suite.folder, task)
+        with self.phase("predict", queries=len(queries)):
+            answer = submission.predict(task, queries, context)
+            if task.spec.kind is TaskKind.LINK_PREDICTION:
+                # Blocks are made as they are consumed, so writing them is part of predicting.
+                write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        if task.spec.kind is not TaskKind.LINK_PREDICTION:
+            write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        self._report_size(submission)
+        if MUDOK in task.spec.variants:
+            unmasked = read_queries(suite.folder, task, mask=MUDOK_MASK)
+            write_predictions(
+                Path(self.job.output), MUDOK, task, unmasked, submission.predict(task, unmasked, context)
+            )
+
+    @contextmanager
+    def phase(self, name: str, **facts: Any) -> Iterator[None]:
+        """Tell the parent that a phase begins and ends; it answers when its clock has been read."""
+        self._ask({"kind": "begin", "phase": name, **facts})
+        yield
+        peak = synchronise(self.job.device)
+        self._ask({"kind": "end", "phase": name, "peak_device": peak})
+
+    def _ask(self, message: dict[str, Any]) -> None:
+        self.channel.send(message)
+        self.channel.receive()
+
+    def _context(self, suite: Suite) -> Context:
+        def report(kind: str, **values: Any) -> None:
+            if kind not in REPORTS:
+                raise SubmissionError(f"a submission reports {', '.join(REPORTS)} only, not {kind!r}")
+            self.channel.send({"kind": kind, **values})
+
+        graphs = LazyGraphs(suite.graph_names(), suite.graph)
+        return Context(self.job.seed, self.job.device, Path(self.job.scratch), graphs, report)
+
+    def _report_size(self, submission: Submission) -> None:
+        counts = submission.parameters()
+        export = Path(self.job.export)
+        submission.export(export)
+        files = [path for path in export.rglob("*") if path.is_file()]
+        self.channel.send(
+            {
+                "kind": "size",
+                "parameters": int(counts.get("total", 0)),
+                "trainable": int(counts.get("trainable", 0)),
+                "serving_bytes": sum(path.stat().st_size for path in files) if files else None,
+            }
+        )
+
+
+def seed_everything(seed: int, device: str) -> None:
+    """Seed the global generators of Python, NumPy and (where a submission has loaded it) torch, for code that forgets to."""
+    import random
+
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    if device != "cpu" or "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def synchronise(device: str) -> int | None:
+    """Wait for the device and return its peak of allocated bytes; None on a CPU."""
+    if device == "cpu":
+        return None
+    import torch
+
+    torch.cuda.synchronize(device)
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the harness dies, so that no run goes on unwatched (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> int:
+    """Run the job named on the command line; the exit code is 0 when it is done, 1 when the submission failed."""
+    job = decode(Job, read_json(Path(sys.argv[1])), sys.argv[1], RunError)
+    channel = Channel.from_fd(int(sys.argv[2]))
+    end_with_parent()
+    try:
+        Worker(job, channel).run()
+    except Exception as error:
+        # The boundary to foreign code: whatever it raises becomes a message to the parent, with its traceback in the log.
+        traceback.print_exc()
+        name = "" if isinstance(error, KpiBenchError) else f"{type(error).__name__}: "
+        channel.send({"kind": "failed", "error": f"{name}{error}", "where": _last_frame(error)})
+        return 1
+    channel.send({"kind": "done"})
+    return 0
+
+
+def _last_frame(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""What a row cost: seconds, memory and size from results, comparable only between runs on the same hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean
+from typing import TypeVar
+
+from kpi_bench.evaluators.aggregation import SharedRank
+from kpi_bench.harness.results import PhaseTiming, Result
+
+Number = TypeVar("Number", int, float)
+
+TASK_PHASES = ("adapt", "predict")
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a submission over the tasks that it covers; seconds are means over seeds, None where nothing was measured.
+
+    ``pretrain_s`` counts once for all tasks (the largest on record when the tasks were run apart), ``adapt_predict_s`` and
+    ``cpu_s`` (pretrain once, adapt and predict of each task) add up over tasks. ``amortised_s`` is pretrain / n_tasks + adapt
+    per task, averaged over tasks. Memory (bytes), ``parameters`` and ``serving_bytes`` are the largest of any task and seed.
+    ``queries_per_s`` is all test queries over the time they take. ``gpu_s`` is that share of the seconds in which a GPU was held.
+    """
+
+    pretrain_s: float | None
+    adapt_predict_s: float | None
+    amortised_s: float | None
+    cpu_s: float | None
+    gpu_s: float | None
+    peak_rss: int | None
+    peak_device: int | None
+    parameters: int | None
+    serving_bytes: int | None
+    queries_per_s: float | None
+
+
+COLUMNS = tuple(field.name for field in fields(Costs))
+"""Names of the cost columns."""
+HARDWARE_FREE = ("parameters", "serving_bytes")
+"""Columns that mean the same on any machine."""
+HIGHER_IS_BETTER = ("queries_per_s",)
+
+
+def costs_of(results: Sequence[Result]) -> Costs:
+    """Costs of one submission from its results, one a task."""
+    pretrain = [_seconds(result, "pretrain", _wall) for result in results]
+    once = _largest(pretrain)
+    tasks = [_sum(_seconds(result, phase, _wall) for phase in TASK_PHASES) for result in results]
+    adapt = [_seconds(result, "adapt", _wall) for result in results]
+    n_tasks = max(result.task.n_tasks for result in results)
+    amortised = [(once or 0.0) / n_tasks + seconds for seconds in adapt if seconds is not None]
+    return Costs(
+        pretrain_s=once,
+        adapt_predict_s=_sum(tasks),
+        amortised_s=fmean(amortised) if amortised else None,
+        cpu_s=_total(results, _cpu),
+        gpu_s=_total(results, _gpu),
+        peak_rss=_largest(value for result in results for value in result.memory.peak_rss),
+        peak_device=_largest(value for result in results for value in result.memory.peak_device or ()),
+        parameters=_largest(result.size.parameters for result in results),
+        serving_bytes=_largest(result.size.serving_bytes for result in results),
+        queries_per_s=_throughput(results),
+    )
+
+
+def hw_id_of(results: Iterable[Result]) -> str | None:
+    """The hardware that all of the results were made on; None when they differ or do not say."""
+    found = {result.hardware.get("hw_id") for result in results}
+    only = found.pop() if len(found) == 1 else None
+    return only if isinstance(only, str) else None
+
+
+def cost_ranks(
+    costs: Mapping[str, Costs], groups: Mapping[str, str | None]
+) -> dict[str, dict[str, SharedRank]]:
+    """Ranks of rows by column, cheapest first, within groups of equal hardware; a row of group None is not ranked.
+
+    Hardware-free columns are ranked over all rows that have a group.
+    """
+    ranks: dict[str, dict[str, SharedRank]] = {name: {} for name in costs}
+    for column in COLUMNS:
+        sign = -1.0 if column in HIGHER_IS_BETTER else 1.0
+        values = {
+            name: sign * value
+            for name in costs
+            if groups[name] and (value := getattr(costs[name], column)) is not None
+        }
+        for name, value in values.items():
+            peers = [
+                other
+                for key, other in values.items()
+                if column in HARDWARE_FREE or groups[key] == groups[name]
+            ]
+            better = sum(other < value for other in peers)
+            ranks[name][column] = SharedRank(1 + better, peers.count(value) > 1)
+    return ranks
+
+
+def _wall(phase: PhaseTiming) -> Sequence[float]:
+    return phase.wall_s
+
+
+def _cpu(phase: PhaseTiming) -> Sequence[float]:
+    return phase.cpu_s
+
+
+def _gpu(phase: PhaseTiming) -> Sequence[float]:
+    return phase.gpu_s or ()
+
+
+def _seconds(result: Result, phase: str, column: Callable[[PhaseTiming], Sequence[float]]) -> float | None:
+    """Mean over seeds of a phase's seconds; None when it was not run or not measured."""
+    timing = result.timing.phases.get(phase)
+    values = column(timing) if timing else ()
+    return fmean(values) if values else None
+
+
+def _total(results: Sequence[Result], column: Callable[[PhaseTiming], Sequence[float]]) -> float | None:
+    """Pretrain once plus the task phases of every task."""
+    pretrain = _largest(_seconds(result, "pretrain", column) for result in results)
+    return _sum([pretrain, *(_seconds(result, phase, column) for result in results for phase in TASK_PHASES)])
+
+
+def _throughput(results: Sequence[Result]) -> float | None:
+    """Test queries of all tasks over the seconds they take at each task's own rate."""
+    rates = [
+        (result.main.n_queries, fmean(result.timing.queries_per_s))
+        for result in results
+        if result.timing.queries_per_s
+    ]
+    seconds = sum(n / rate for n, rate in rates if rate > 0)
+    return sum(n for n, _ in rates) / seconds if seconds > 0 else None
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _largest(values: Iterable[Number | None]) -> Number | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,251 @@
+"""The board of a suite as data: rows, tasks, ranks, aggregates and costs, unrounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kpi_bench.errors import ResultError
+from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, shared_ranks
+from kpi_bench.harness.results import MetricSummary, Result
+from kpi_bench.leaderboard.costs import Costs, cost_ranks, costs_of, hw_id_of
+from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
+from kpi_bench.leaderboard.pairwise import TaskTests, paired_tests
+from kpi_bench.leaderboard.queries import QueryScores, read_queries, same_queries
+
+FLOOR_TAG = "floor"
+"""A submission with this tag is a floor: what a method must beat to be worth a look."""
+
+
+@dataclass(frozen=True)
+class TaskColumn:
+    """A task of the board. ``chance`` is what random scores would get, where it is known in closed form."""
+
+    name: str
+    kind: str
+    metric: str
+    higher_is_better: bool
+    chance: float | None
+    tests: TaskTests
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A submission on a task. ``rank`` is None when no paired test is possible (no per-query scores)."""
+
+    result: Result
+    rank: SharedRank | None
+
+    @property
+    def main(self) -> MetricSummary:
+        """The main metric."""
+        return self.result.main
+
+
+@dataclass(frozen=True)
+class Row:
+    """A submission. ``cells`` by task; ``mean_rank`` and ``borda`` are None when a task is missing.
+
+    ``n_seeds`` is the fewest and the most seeds of its tasks. ``cost_ranks`` holds the columns that may be compared: rows that cover all
+    tasks, on one hardware.
+    """
+
+    name: str
+    version: str
+    kind: str
+    size: str
+    fidelity: str
+    floor: bool
+    tags: tuple[str, ...]
+    flags: tuple[str, ...]
+    n_seeds: tuple[int, int]
+    cells: Mapping[str, Cell]
+    mean_rank: float | None
+    borda: float | None
+    covered: int
+    hw_id: str | None
+    costs: Costs
+    cost_ranks: Mapping[str, SharedRank]
+
+
+@dataclass(frozen=True)
+class BoardTable:
+    """A suite's board. ``rows`` are sorted (see ``board``); ``hw_id`` is the hardware most rows share; ``notes`` what a reader must know."""
+
+    suite: str
+    version: str
+    sha256: str
+    n_tasks: int
+    tasks: tuple[TaskColumn, ...]
+    rows: tuple[Row, ...]
+    hw_id: str | None
+    notes: tuple[str, ...]
+
+    def row(self, name: str) -> Row:
+        """The row of a submission."""
+        return next(row for row in self.rows if row.name == name)
+
+
+def board(results: Results, suite: str) -> BoardTable:
+    """Make a suite's board: complete rows by mean rank, then the others by coverage and name.
+
+    Raises:
+        ResultError: the suite has no result, or none that can be shown.
+    """
+    chosen = select_suite(results, suite)
+    notes = [*results.problems, *chosen.left_out]
+    columns: list[TaskColumn] = []
+    cells: dict[str, dict[str, Cell]] = {}
+    for task in chosen.tasks:
+        column, of_task = _task(task, chosen.of_task(task), notes)
+        if of_task:
+            columns.append(column)
+        for name, cell in of_task.items():
+            cells.setdefault(name, {})[task] = cell
+    if not cells:
+        raise ResultError(f"no result of suite {suite} can be shown: " + "; ".join(notes))
+    rows = _rows(chosen, columns, cells, notes)
+    notes += _resolution(columns)
+    return BoardTable(
+        suite=suite,
+        version=chosen.version,
+        sha256=chosen.sha256,
+        n_tasks=chosen.n_tasks,
+        tasks=tuple(columns),
+        rows=tuple(sorted(rows, key=_default_order)),
+        hw_id=_reference_hardware(rows),
+        notes=tuple(notes),
+    )
+
+
+def _task(
+    task: str, stored: Mapping[str, StoredResult], notes: list[str]
+) -> tuple[TaskColumn, dict[str, Cell]]:
+    """Read, test and rank one task; only its per-query scores are in memory meanwhile."""
+    shown: dict[str, Result] = {}
+    read: dict[str, QueryScores] = {}
+    for name, entry in stored.items():
+        try:
+            scores = read_queries(entry)
+        except ResultError as error:
+            notes.append(f"left out: {error}")
+            continue
+        shown[name] = entry.result
+        if scores is not None:
+            read[name] = scores
+    alike, others = same_queries(read)
+    for name in others:
+        notes.append(f"left out: {stored[name].path}: scored on other queries than most results of {task}")
+        del shown[name]
+    untested = [name for name in shown if name not in alike]
+    if untested:
+        notes.append(
+            f"{task}: no paired test, and so no rank, for {', '.join(untested)}: no per-query scores"
+        )
+    tests = paired_tests(alike)
+    any_result = next(iter(stored.values())).result
+    higher = any_result.main.higher_is_better
+    separated = tests.separated
+    ranks = shared_ranks(
+        {name: shown[name].main.mean for name in alike},
+        lambda leader, row: frozenset((leader, row)) in separated,
+        higher_is_better=higher,
+    )
+    chance = next(
+        (r.floors[r.task.main_metric] for r in shown.values() if r.task.main_metric in r.floors), None
+    )
+    column = TaskColumn(task, any_result.task.kind, any_result.task.main_metric, higher, chance, tests)
+    return column, {name: Cell(result, ranks.get(name)) for name, result in shown.items()}
+
+
+def _rows(
+    chosen: SuiteResults,
+    columns: list[TaskColumn],
+    cells: Mapping[str, Mapping[str, Cell]],
+    notes: list[str],
+) -> list[Row]:
+    scores: dict[str, dict[str, float]] = {
+        column.name: {name: row[column.name].main.mean for name, row in cells.items() if column.name in row}
+        for column in columns
+    }
+    higher = {column.name: column.higher_is_better for column in columns}
+    for number in range(chosen.n_tasks - len(columns)):
+        # A task of the suite that has no result at all is missing from every row.
+        scores[f"(missing {number})"], higher[f"(missing {number})"] = {}, True
+    means, shares = mean_rank(scores, higher), borda(scores, higher)
+    results = {name: [cell.result for cell in row.values()] for name, row in cells.items()}
+    costs = {name: costs_of(mine) for name, mine in results.items()}
+    hardware = {name: hw_id_of(mine) for name, mine in results.items()}
+    # Totals over two tasks are no bargain against totals over six.
+    complete = {name: hardware[name] if len(cells[name]) == chosen.n_tasks else None for name in cells}
+    ranked = cost_ranks(costs, complete)
+    return [
+        _row(name, cells[name], means[name], shares[name], costs[name], ranked[name], hardware[name], notes)
+        for name in cells
+    ]
+
+
+def _row(
+    name: str,
+    cells: Mapping[str, Cell],
+    mean: Aggregate,
+    share: Aggregate,
+    costs: Costs,
+    ranked: Mapping[str, SharedRank],
+    hw_id: str | None,
+    notes: list[str],
+) -> Row:
+    results = [cell.result for cell in cells.values()]
+    newest = max(results, key=lambda result: result.created).submission
+    for field in ("sha256", "size", "fidelity"):
+        if len({getattr(result.submission, field) for result in results}) > 1:
+            what = "code" if field == "sha256" else field
+            notes.append(f"{name}: its tasks were run with different {what}; the newest is shown")
+    seeds = [len(result.seeds) for result in results]
+    return Row(
+        name=name,
+        version=newest.version,
+        kind=newest.kind,
+        size=newest.size,
+        fidelity=newest.fidelity,
+        floor=FLOOR_TAG in newest.tags,
+        tags=newest.tags,
+        flags=_flags(results),
+        n_seeds=(min(seeds), max(seeds)),
+        cells=cells,
+        mean_rank=mean.value,
+        borda=share.value,
+        covered=mean.covered,
+        hw_id=hw_id,
+        costs=costs,
+        cost_ranks=ranked,
+    )
+
+
+def _flags(results: list[Result]) -> tuple[str, ...]:
+    """Flags that any task carries; ``verified`` only when all do: it is praise, the others are caveats."""
+    seen = {flag for result in results for flag in result.flags}
+    if not all("verified" in result.flags for result in results):
+        seen.discard("verified")
+    if any(len(result.seeds) == 1 for result in results):
+        seen.add("single_seed")
+    return tuple(sorted(seen))
+
+
+def _resolution(columns: list[TaskColumn]) -> list[str]:
+    return [
+        f"{column.name}: {len(column.tests.pairs)} pairs are too many for {column.tests.n_permutations} permutations"
+        " to separate any rows after Holm's correction"
+        for column in columns
+        if not column.tests.resolves
+    ]
+
+
+def _reference_hardware(rows: list[Row]) -> str | None:
+    counts = Counter(row.hw_id for row in rows if row.hw_id is not None)
+    return max(sorted(counts), key=lambda hw_id: counts[hw_id]) if counts else None
+
+
+def _default_order(row: Row) -> tuple[bool, float, int, str]:
+    return (row.mean_rank is None, row.mean_rank or 0.0, -row.covered, row.name)
