@@ -42,7 +42,8 @@ class TextClassifier(nn.Module):
         """Logits ``[len(rows), n_classes]`` of the given rows."""
         if inputs.features is not None:
             return self.head(inputs.features[rows], entities[rows])
-        assert inputs.tokens is not None and self.encoder_model is not None
+        assert inputs.tokens is not None
+        assert self.encoder_model is not None
         assert isinstance(self.encoder, TransformerEncoder)
         tokens, mask = self.encoder.pad([inputs.tokens[i] for i in rows.tolist()], entities.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=entities.device.type == "cuda"):

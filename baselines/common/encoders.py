@@ -6,6 +6,7 @@ import importlib.util
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def _tokens(text: str) -> Iterator[str]:
         else:
             yield from word
             yield from (word[i : i + 2] for i in range(len(word) - 1))
-    yield from (f"{a} {b}" for a, b in zip(words, words[1:], strict=False) if a[0] < "\x80" and b[0] < "\x80")
+    yield from (f"{a} {b}" for a, b in pairwise(words) if a[0] < "\x80" and b[0] < "\x80")
 
 
 def _length_batches(ids: Sequence[Sequence[int]]) -> Iterator[list[int]]:
