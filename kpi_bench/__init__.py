@@ -6,7 +6,7 @@ The names below are the public surface that submissions and scripts use.
 from kpi_bench._csr import Csr
 from kpi_bench._version import __version__
 from kpi_bench.errors import KpiBenchError
-from kpi_bench.evaluators.ranking import top_k_from_factors, top_k_from_scores
+from kpi_bench.evaluators.ranking import TopK, top_k_from_factors, top_k_from_scores
 from kpi_bench.harness.protocol import (
     ClassificationQueries,
     Context,
@@ -15,7 +15,6 @@ from kpi_bench.harness.protocol import (
     Queries,
     RecommendationQueries,
     Submission,
-    TopK,
 )
 from kpi_bench.suites.graph import Adjacency, KnowledgeGraph
 from kpi_bench.suites.suite import Suite

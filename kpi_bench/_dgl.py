@@ -45,6 +45,8 @@ def import_dgl() -> Any:
 
 
 def _stand_in_for_setuptools_extern() -> None:
+    if "setuptools.extern" in sys.modules:
+        return
     if importlib.util.find_spec("setuptools") and importlib.util.find_spec("setuptools.extern"):
         return
     import packaging.version

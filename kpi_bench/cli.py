@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except KpiBenchError as error:
         print(f"kpi-bench: {error}", file=sys.stderr)
         return 2
@@ -32,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("kpi-bench: interrupted; the same command continues where it was", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # The reader (head, less) has enough; nothing more may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         # A path that cannot be read or written, a full disk: the system's own words name it.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from kpi_bench._csr import Csr
 from kpi_bench.errors import EvaluationError
@@ -31,7 +29,7 @@ def each_factor_block(
 ) -> None:
     """Call ``consume`` with blocks of ``row_vectors[row_ids] @ column_vectors.T``, in any order.
 
-    On the CPU blocks are spread over torch's number of threads, each with one BLAS thread: while Python or a kernel runs,
+    On the CPU blocks are spread over as many threads as BLAS has, each with one BLAS thread: while Python or a kernel runs,
     the idle workers of a many-threaded BLAS spin, which on two cores costs as much CPU time as the kernels. numpy's BLAS
     is used because on these shapes it is as fast as torch's MKL on Intel and faster on AMD.
     """
@@ -41,15 +39,16 @@ def each_factor_block(
         part = slice(first, first + size)
         return row_vectors[part] if row_ids is None else row_vectors[row_ids[part]]
 
-    if torch.device(device).type != "cpu":
+    if not on_host(device):
+        import torch
+
         table = torch.from_numpy(np.ascontiguousarray(column_vectors)).to(device)
         size = max(1, _DEVICE_CELLS // max(1, len(column_vectors)))
         for first in range(0, n_rows, size):
             consume(first, torch.from_numpy(np.ascontiguousarray(rows(first, size))).to(device) @ table.T)
         return
     size = min(max(1, CELLS // max(1, len(column_vectors))), max(1, n_rows))
-    can_limit = importlib.util.find_spec("threadpoolctl") is not None
-    workers = torch.get_num_threads() if can_limit else 1
+    workers = _blas_threads()
     buffers: SimpleQueue[Scores] = SimpleQueue()
     for _ in range(workers):
         buffers.put(np.empty((size, len(column_vectors)), np.float32))
@@ -62,7 +61,7 @@ def each_factor_block(
         finally:
             buffers.put(buffer)
 
-    with _one_blas_thread() if can_limit else nullcontext(), ThreadPoolExecutor(workers) as pool:
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(score, range(0, n_rows, size)):
             pass  # draws each result, so that the first bad block raises
 
@@ -118,7 +117,7 @@ def refuse_bad(bad: int, block: Any, first: int, permutation: Ints | None = None
     """Raise for NaN or inf, with the count and the first index; ``permutation`` gives the true column ids."""
     if not bad:
         return
-    scores = block.cpu().numpy() if isinstance(block, torch.Tensor) else block
+    scores = block if isinstance(block, np.ndarray) else block.cpu().numpy()
     wrong = ~np.isfinite(scores)
     row = int(np.argmax(wrong.any(axis=1)))
     columns = np.flatnonzero(wrong[row])
@@ -129,8 +128,12 @@ def refuse_bad(bad: int, block: Any, first: int, permutation: Ints | None = None
     )
 
 
-def _one_blas_thread() -> AbstractContextManager[Any]:
-    from threadpoolctl import threadpool_limits
+def on_host(device: str) -> bool:
+    """Whether a torch device name means the CPU; asked without importing torch, which floors never need."""
+    return device.partition(":")[0] == "cpu"
 
-    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
-    return limits
+
+def _blas_threads() -> int:
+    return max(
+        (int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
+    )

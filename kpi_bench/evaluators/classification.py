@@ -10,15 +10,12 @@ from scipy.special import gammaln
 
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators._confusion import f1_from_counts, one_hot
+from kpi_bench.evaluators._hash import STEP, mix64
 from kpi_bench.evaluators.evaluation import Evaluation
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-
-# Odd constants of the splitmix64 finaliser: any change would change published scores of tied predictions.
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 def predicted_labels(scores: ArrayLike, examples: ArrayLike, labels: Sequence[int] | None = None) -> Ints:
@@ -191,18 +188,10 @@ def _winners(scores: Floats, examples: Ints) -> Ints:
     tied = np.flatnonzero(best.sum(axis=1) > 1)
     if len(tied):
         columns = np.arange(1, scores.shape[1] + 1, dtype=np.uint64)
-        seeds = _mix(examples[tied].view(np.uint64))
-        order = _mix(np.add.outer(seeds, columns * _STEP)) | np.uint64(1)
+        seeds = mix64(examples[tied].view(np.uint64) + STEP)
+        order = mix64(np.add.outer(seeds, columns * STEP) + STEP) | np.uint64(1)
         winners[tied] = np.where(best[tied], order, np.uint64(0)).argmax(axis=1)
     return np.asarray(winners, dtype=np.int64)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The splitmix64 finaliser: a fixed, well mixed, order-free hash."""
-    mixed = values + _STEP
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * _MULTIPLIERS[0]
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * _MULTIPLIERS[1]
-    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
 def _label_values(labels: Sequence[int]) -> Ints:

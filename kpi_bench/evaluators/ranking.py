@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kpi_bench._csr import Csr
 from kpi_bench.errors import EvaluationError
-from kpi_bench.evaluators import _array_kernels, _device_kernels, _keys
+from kpi_bench.evaluators import _array_kernels, _keys
 from kpi_bench.evaluators._blocks import (
     CELLS,
     Consume,
@@ -26,8 +25,10 @@ from kpi_bench.evaluators._blocks import (
     check_factors,
     each_factor_block,
     each_given_block,
+    on_host,
     refuse_bad,
 )
+from kpi_bench.evaluators._hash import STEP, mix64
 
 Backend = Literal["auto", "numba", "torch"]
 Scores = NDArray[np.float32]
@@ -44,7 +45,7 @@ class TieCounts:
 
 @dataclass(frozen=True)
 class TopK:
-    """Best items of each user, best first: ``items`` int64 and ``scores`` float32 ``[U, k]``, padded with -1 and -inf."""
+    """Ranked items of each user, best first: ``items`` int64 ``[U, k]`` (-1 behind the last one), ``scores`` float32 ``[U, k]`` (-inf there)."""
 
     items: Ints
     scores: Scores
@@ -64,12 +65,8 @@ def tie_order(n_items: int, seed: int | str) -> Ints:
     relative order of two items does not depend on how many others there are.
     """
     digest = hashlib.sha256(f"kpi-bench tie order {seed}".encode()).digest()
-    with np.errstate(over="ignore"):
-        z = np.arange(1, n_items + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z += np.frombuffer(digest[:8], "<u8").astype(np.uint64)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
+    start = np.frombuffer(digest[:8], "<u8").astype(np.uint64)
+    z = mix64(np.arange(1, n_items + 1, dtype=np.uint64) * STEP + start)
     order = np.empty(n_items, dtype=np.int64)
     order[np.argsort(z, kind="stable")] = np.arange(n_items)
     return order
@@ -226,9 +223,11 @@ def _kernels(backend: Backend, device: str) -> _Kernels:
     module: Any
     if backend not in ("auto", "numba", "torch"):
         raise EvaluationError(f"backend must be one of auto, numba, torch; got {backend!r}")
-    if torch.device(device).type != "cpu":
+    if not on_host(device):
         if backend == "numba":
             raise EvaluationError(f"backend numba runs on the CPU only, not on device {device!r}; use torch")
+        from kpi_bench.evaluators import _device_kernels
+
         module = _device_kernels
     elif backend == "numba" or (backend == "auto" and numba_available()):
         if not numba_available():

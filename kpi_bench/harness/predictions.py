@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from kpi_bench._io import atomic_path, write_parquet
 from kpi_bench.errors import PredictionError
 from kpi_bench.evaluators.link_prediction import Ranks
+from kpi_bench.evaluators.ranking import TopK
 from kpi_bench.harness.protocol import (
     ClassificationQueries,
     LinkPredictionQueries,
     Predictions,
     Queries,
     RecommendationQueries,
-    TopK,
 )
 from kpi_bench.suites.task import ClassificationTask, LinkPredictionTask, RecommendationTask, Task, TaskKind
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kpi_bench._csr import Csr
 from kpi_bench.errors import SubmissionError
+from kpi_bench.evaluators.ranking import TopK
 from kpi_bench.suites.graph import KnowledgeGraph
 from kpi_bench.suites.task import Task
 
@@ -61,14 +62,6 @@ class LinkPredictionQueries:
 
 
 Queries: TypeAlias = RecommendationQueries | ClassificationQueries | LinkPredictionQueries
-
-
-@dataclass(frozen=True, eq=False)
-class TopK:
-    """Ranked items of each queried user: ``items`` int64 ``[n, k]`` (-1 behind the last one), ``scores`` float32 ``[n, k]``, falling."""
-
-    items: NDArray[np.int64]
-    scores: NDArray[np.float32]
 
 
 Predictions: TypeAlias = TopK | NDArray[np.floating] | Iterable[NDArray[np.float32]]

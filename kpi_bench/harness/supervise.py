@@ -273,7 +273,10 @@ class _Watch:
         self._phase = None
 
     def _where(self) -> str:
-        return self._phase or "the time between two phases"
+        if self._phase is not None:
+            return self._phase
+        done = list(self._record.laps)
+        return f"the time after {done[-1]}" if done else "the start"
 
     def _died(self) -> str:
         try:

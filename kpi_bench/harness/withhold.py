@@ -145,5 +145,5 @@ def recommendation_queries(
 
 def _present(split: S | None, spec: TaskSpec) -> S:
     if split is None:
-        raise ValueError(f"the test split of {spec.name} is withheld here")
+        raise SuiteError(f"task {spec.name}: the test split is withheld here; nothing can be scored")
     return split

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from submissions import write_submission
+from submission_factory import write_submission
 
 from kpi_bench.harness.evaluate import Options, Outcome, Report, evaluate
 from kpi_bench.harness.records import RunFolders, RunRecord, read_record
@@ -21,7 +21,7 @@ from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import ClassificationTask, LinkPredictionTask, RecommendationTask
 
 TASK = "shop_music"
-LIMIT = 700 * 2**20
+LIMIT = 1000 * 2**20
 SECRETS = {
     "HF_TOKEN": "hf_secret_of_the_tests",
     "HUGGING_FACE_HUB_TOKEN": "hf_secret_of_the_tests",
@@ -178,7 +178,7 @@ def aftermath(tiny_suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Af
         ("is_killed", ("adapt crashed", "SIGKILL")),
         ("segfaults", ("adapt crashed", "SIGSEGV")),
         ("dies_beside_a_fork", ("adapt ended the process with exit code 4",)),
-        ("leaks", ("memory limit", "adapt held", "the limit is 700 MB")),
+        ("leaks", ("memory limit", "adapt held", "the limit is 1,000 MB")),
         ("nan", ("cannot be scored", "NaN", "1 row(s)")),
         ("masked", ("cannot be scored", "item is excluded for the user", "1 row(s)", "rank 1")),
         ("diverges", ("adapt failed", "step 7 is nan")),
@@ -332,12 +332,12 @@ def test_a_run_that_hangs_is_ended_and_what_needs_it_is_not_run(tiny_suite: Suit
         results=tmp_path / "results",
         seeds=(0,),
         tasks=(TASK,),
-        limits=Limits(seconds=6.0),
+        limits=Limits(seconds=8.0),
     )
     start = time.perf_counter()
     report = evaluate(config, tiny_suite, options)
     assert time.perf_counter() - start < 60
     pretraining, run = report.outcomes
-    assert "time limit: pretrain was still running after 6 s" in (pretraining.error or "")
+    assert "time limit: pretrain was still running after 8 s" in (pretraining.error or "")
     assert (run.blocked, run.error) == (True, "not run: pre-training of seed 0 failed")
     assert report.failures == [pretraining, run]

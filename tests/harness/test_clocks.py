@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from submissions import write_submission
+from submission_factory import write_submission
 
 from kpi_bench.harness.clock import ProcessMeter
 from kpi_bench.harness.evaluate import Options, evaluate

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from submissions import PRETRAINING, write_submission
+from submission_factory import PRETRAINING, write_submission
 from suite_factory import tiny_suite_frames
 
 from kpi_bench.errors import SubmissionError
