@@ -70,7 +70,7 @@ class FittedClassifier:
 
     def scores(self, texts: Sequence[str], entities: NDArray[np.int64]) -> NDArray[np.float64]:
         """Class probabilities, float64 ``[n, n_classes]``."""
-        ids = torch.from_numpy(np.ascontiguousarray(entities)).to(self.device)
+        ids = torch.tensor(entities).to(self.device)
         with torch.inference_mode():
             return _probabilities(self.model, self.model.inputs(texts, self.device), ids, self.batch_size)
 
@@ -170,4 +170,4 @@ def _valid_score(task: ClassificationTask, scores: NDArray[np.float64]) -> float
 
 
 def _on(device: torch.device, *columns: NDArray[np.int64]) -> list[Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(column)).to(device) for column in columns]
+    return [torch.tensor(column).to(device) for column in columns]

@@ -1,4 +1,4 @@
-"""Exact top-k lists with numpy alone, for baselines that must not pay for importing torch."""
+"""Top-k lists of floors, block by block, without importing torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kpi_bench import Csr, RecommendationQueries, TopK
+from kpi_bench import RecommendationQueries, TopK, top_k_from_scores
 
 BLOCK_ENTRIES = 1 << 23
-"""Scores held at a time (32 MB of float32, and twice that for their sort keys)."""
+"""Scores held at a time (32 MB of float32)."""
 
 
 def row_blocks(n_rows: int, n_columns: int, entries: int = BLOCK_ENTRIES) -> Iterator[slice]:
@@ -30,7 +30,8 @@ def rank_by_scores(
     for rows in row_blocks(n, n_items):
         block = score(queries.users[rows])
         excluded = queries.exclude.select(np.arange(rows.start, rows.stop))
-        items[rows], scores[rows] = _top_k(block, excluded, queries.k, queries.tie_order)
+        best = top_k_from_scores(block, excluded, queries.k, queries.tie_order)
+        items[rows], scores[rows] = best.items, best.scores
     return TopK(items, scores)
 
 
@@ -54,27 +55,3 @@ def rank_by_one_score(queries: RecommendationQueries, score: NDArray[np.float32]
         row, place = np.nonzero(kept & (slot < k))
         items[rows.start + row, slot[row, place]] = ranking[place]
     return TopK(items, np.where(items >= 0, score[items], -np.inf).astype(np.float32))
-
-
-def _top_k(
-    scores: NDArray[np.float32], exclude: Csr, k: int, tie_order: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Best ``k`` columns of each row by (score falling, ``tie_order`` rising), -1 and -inf behind the last allowed one."""
-    n_rows, n_items = scores.shape
-    # One integer orders by both criteria: the score's bits, made monotone, above the reversed tie rank.
-    bits = np.ascontiguousarray(scores, dtype=np.float32).view(np.int32)
-    keys = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
-    keys <<= 32
-    keys += n_items - 1 - tie_order
-    keys[exclude.row_ids(), exclude.indices] = np.iinfo(np.int64).min
-    width = min(k, n_items)
-    best = np.argpartition(keys, n_items - width, axis=1)[:, n_items - width :]
-    best = np.take_along_axis(
-        best, np.argsort(np.take_along_axis(keys, best, axis=1), axis=1)[:, ::-1], axis=1
-    )
-    allowed = np.take_along_axis(keys, best, axis=1) != np.iinfo(np.int64).min
-    items = np.full((n_rows, k), -1, dtype=np.int64)
-    values = np.full((n_rows, k), -np.inf, dtype=np.float32)
-    items[:, :width] = np.where(allowed, best, -1)
-    values[:, :width] = np.where(allowed, np.take_along_axis(scores, best, axis=1), -np.inf)
-    return items, values

@@ -66,7 +66,8 @@ def train(
         if number % schedule.eval_every and number != schedule.epochs:
             continue
         model.eval()
-        with torch.inference_mode():
+        # Not inference_mode: a plug may keep what it computes here for the next training step.
+        with torch.no_grad():
             score = evaluate()
         if math.isnan(score):
             raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")

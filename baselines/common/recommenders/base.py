@@ -29,11 +29,11 @@ class RecommenderConfig:
     batch_size: int = 0
     steps_per_epoch: int = 24
     lr: float = 5e-3
-    reg: float = 1e-4
+    reg: float = 1e-2
     negatives: int = 1
     edge_keep: float = 1.0
-    init_std: float = 0.1
-    plug_scale: float = 1.0
+    init_std: float = 0.01
+    plug_scale: float = 0.1
     valid_metric: str = "ndcg@20"
     valid_users: int = 6000
     propagation: str = "auto"

@@ -72,11 +72,11 @@ def fit_recommender(
         metric=f"valid_{config.valid_metric}",
         description=f"{task.spec.name}: {backbone}",
     )
-    with torch.inference_mode():
-        users, items = model()
+    with torch.no_grad():
+        users, items = (table.detach().float().cpu().clone() for table in model())
     return FittedRecommender(
-        users.float().cpu().contiguous(),
-        items.float().cpu().contiguous(),
+        users,
+        items,
         total_parameters=sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers()),
         trainable_parameters=sum(p.numel() for p in trainable),
         valid_score=fit.best_score,
