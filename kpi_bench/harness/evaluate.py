@@ -15,7 +15,7 @@ from kpi_bench._io import sha256_file
 from kpi_bench.errors import KpiBenchError, SubmissionError
 from kpi_bench.harness.assemble import Provenance, ScoredRun, assemble_result, write_with_queries
 from kpi_bench.harness.channel import Message
-from kpi_bench.harness.config import SubmissionConfig, SubmissionKind, import_class
+from kpi_bench.harness.config import SubmissionConfig, SubmissionKind
 from kpi_bench.harness.environment import calibrate, hardware
 from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, read_record, write_record
 from kpi_bench.harness.results import Result
@@ -23,7 +23,7 @@ from kpi_bench.harness.scoring import Scorer, kept_files, make_scorer
 from kpi_bench.harness.source import source_sha256
 from kpi_bench.harness.supervise import Limits, default_memory_limit, run_job
 from kpi_bench.harness.withhold import file_states, withheld_copy
-from kpi_bench.harness.worker import Job
+from kpi_bench.harness.worker import PRETRAINS, Action, Job
 from kpi_bench.suites.suite import Suite
 
 DEFAULT_SECONDS = 4 * 3600.0
@@ -139,7 +139,7 @@ class _Evaluation:
         self.config, self.suite, self.options, self.listener = config, suite, options, listener
         self.params = config.resolve_params(suite.name, options.config, options.params)
         self.tasks = select_tasks(config, suite, options.tasks)
-        self.pretrains = import_class(config).pretrains()
+        self.pretrains = False
         self.sha256 = source_sha256(config)
         self.session = uuid.uuid4().hex[:12]
         self.folders = RunFolders(options.out / suite.name / config.name)
@@ -150,6 +150,7 @@ class _Evaluation:
         start = time.perf_counter()
         self.machine = {**hardware(self.options.device), "calibration": calibrate()}
         self.withheld = self._withheld_copy()
+        self.pretrains = self._inspect()
         if self.listener:
             self.listener.planned(len(self.options.seeds) * (len(self.tasks) + int(self.pretrains)))
         pretraining = {seed: self._pretrain(seed) for seed in self.options.seeds} if self.pretrains else {}
@@ -248,16 +249,23 @@ class _Evaluation:
         self.submission_s += sum(lap.wall_s for lap in record.laps.values())
         return record, Outcome(task, seed, record.wall_s, record.error)
 
-    def _execute(self, key: RunKey, folder: Path, output: Path) -> RunRecord:
-        task, seed = key.task, key.seed
+    def _inspect(self) -> bool:
+        """Whether the submission pre-trains, asked of a child: foreign code is not imported where the labels are."""
+        folder = self.folders.root / "inspect"
+        job = self._job(Action.INSPECT, None, 0, folder, folder / "output")
+        child = run_job(job, folder, limits=self.options.limits, offline=self.options.offline)
+        if child.error is not None:
+            raise SubmissionError(f"{self.config.name} cannot be started: {child.error}")
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(output, ignore_errors=True)
-        for stale in output.parent.glob(f"{output.name}.*"):
-            stale.unlink()
+        return bool(child.notes[PRETRAINS])
+
+    def _job(self, action: Action, task: str | None, seed: int, folder: Path, output: Path) -> Job:
         scratch, export = folder / "scratch", folder / "export"
-        for path in (scratch, export, output if task is None else output.parent):
+        for path in (scratch, export):
             path.mkdir(parents=True, exist_ok=True)
-        job = Job(
+        state = self.folders.state(seed) if self.pretrains and task is not None else None
+        return Job(
+            action=action,
             submission=str(self.config.folder),
             params=self.params,
             suite=str(self.withheld),
@@ -265,12 +273,20 @@ class _Evaluation:
             seed=seed,
             device=self.options.device,
             scratch=str(scratch.resolve()),
-            pretrained=str(self.folders.state(seed).resolve())
-            if self.pretrains and task is not None
-            else None,
+            pretrained=str(state.resolve()) if state is not None else None,
             output=str(output.resolve()),
             export=str(export.resolve()),
         )
+
+    def _execute(self, key: RunKey, folder: Path, output: Path) -> RunRecord:
+        task, seed = key.task, key.seed
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(output, ignore_errors=True)
+        for stale in output.parent.glob(f"{output.name}.*"):
+            stale.unlink()
+        action = Action.PRETRAIN if task is None else Action.ADAPT
+        job = self._job(action, task, seed, folder, output)
+        (output if task is None else output.parent).mkdir(parents=True, exist_ok=True)
         on_message = self.listener.message if self.listener else None
         before = file_states(self.withheld)
         child = run_job(
@@ -282,7 +298,7 @@ class _Evaluation:
                 or f"it changed its copy of the suite ({self.withheld}); scratch is the place to write"
             )
             self.withheld = self._withheld_copy()
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(job.scratch, ignore_errors=True)
         return RunRecord(
             key=key,
             session=self.session,

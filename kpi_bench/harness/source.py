@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from kpi_bench.harness.config import SubmissionConfig
@@ -22,19 +25,23 @@ def source_sha256(config: SubmissionConfig) -> str:
         if path.is_file() and path.suffix != ".toml" and not IGNORED & set(path.parts):
             _add(digest, path.relative_to(config.folder).as_posix(), path)
     module = config.submission.entry.partition(":")[0]
-    for name, path in sorted(import_closure(module).items()):
+    for name, path in sorted(import_closure(module, (str(config.folder), *sys.path)).items()):
         _add(digest, name, path)
     return digest.hexdigest()
 
 
-def import_closure(module: str) -> dict[str, Path]:
-    """Source files by module name: ``module`` and what it imports, directly or not, from its own top-level package."""
+def import_closure(module: str, search: Sequence[str] | None = None) -> dict[str, Path]:
+    """Source files by module name: ``module`` and what it imports, directly or not, from its own top-level package.
+
+    ``search`` are the folders to look for the package in (default ``sys.path``).
+    """
+    folders = list(sys.path if search is None else search)
     package = module.partition(".")[0]
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        path = None if name in found else _source_of(name)
+        path = None if name in found else _source_of(name, folders)
         if path is None:
             continue
         found[name] = path
@@ -45,11 +52,16 @@ def import_closure(module: str) -> dict[str, Path]:
     return found
 
 
-def _source_of(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ModuleNotFoundError, ValueError):
-        return None
+def _source_of(module: str, folders: list[str]) -> Path | None:
+    """File of a module, found step by step: ``importlib.util.find_spec`` of a submodule would execute the packages above it."""
+    package, *inner = module.split(".")
+    # The second look finds editable installs, which are known to import hooks alone.
+    spec = PathFinder.find_spec(package, folders) or importlib.util.find_spec(package)
+    for part in inner:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        package = f"{package}.{part}"
+        spec = PathFinder.find_spec(package, list(spec.submodule_search_locations))
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
     return Path(spec.origin)

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,22 @@ from kpi_bench.suites.task import TaskKind
 # What a submission may send through its context; the other kinds are the harness's own.
 REPORTS = ("curve", "note", "progress")
 PR_SET_PDEATHSIG = 1
+PRETRAINS = "pretrains"
+
+
+class Action(StrEnum):
+    """What a child can be asked for."""
+
+    INSPECT = "inspect"
+    PRETRAIN = "pretrain"
+    ADAPT = "adapt"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do: pre-train (``task`` is None) or adapt to and predict one task. Paths are absolute."""
+    """What a child is to do: look at the class, pre-train, or adapt to and predict one task. Paths are absolute."""
 
+    action: Action
     submission: str
     params: dict[str, Any]
     suite: str
@@ -57,6 +68,10 @@ class Worker:
 
     def run(self) -> None:
         """Do the job, phase by phase."""
+        if self.job.action is Action.INSPECT:
+            pretrains = load_class(read_config(Path(self.job.submission))).pretrains()
+            self.channel.send({"kind": "note", "key": PRETRAINS, "value": pretrains})
+            return
         with self.phase("load"):
             cls = load_class(read_config(Path(self.job.submission)))
             seed_everything(self.job.seed, self.job.device)

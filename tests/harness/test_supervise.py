@@ -19,7 +19,7 @@ from kpi_bench.harness.supervise import (
     run_job,
 )
 from kpi_bench.harness.withhold import withheld_copy
-from kpi_bench.harness.worker import Job
+from kpi_bench.harness.worker import Action, Job
 from kpi_bench.suites.suite import Suite
 
 OWN = {
@@ -152,6 +152,7 @@ def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = No
     """One run of a submission on shop_games_qa, without the evaluation around it."""
     config = write_submission(place / "odd", methods)
     job = Job(
+        action=Action.ADAPT,
         submission=str(config.folder),
         params={},
         suite=str(withheld_copy(tiny_suite, place / "withheld")),
