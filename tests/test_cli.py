@@ -233,8 +233,11 @@ class TestErrorsAreOneLine:
     def test_a_submission_that_cannot_be_imported(
         self, capsys: pytest.CaptureFixture[str], tiny_suite: Suite, submission: Path
     ) -> None:
-        (submission / "templated_submission.py").write_text("1 / 0")
-        assert "raised ZeroDivisionError when imported" in self.evaluate(capsys, tiny_suite, submission)
+        for source, error in (("1 / 0", "ZeroDivisionError"), ("def f(:", "SyntaxError")):
+            (submission / "templated_submission.py").write_text(source)
+            line = self.evaluate(capsys, tiny_suite, submission)
+            assert "templated cannot be started: " in line
+            assert error in line
 
     def test_tasks_that_it_does_not_answer(
         self, capsys: pytest.CaptureFixture[str], tiny_suite: Suite, submission: Path

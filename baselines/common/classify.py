@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from baselines.common.encoders import HashedEncoder, TextEncoder, TransformerEncoder, resolve_encoder
 from baselines.common.heads import ClassificationHead, TextConfig
 from baselines.common.plugs import Plug
-from baselines.common.training import Schedule, train
+from baselines.common.training import Schedule, one_thread, train
 from kpi_bench import ClassificationTask, Context, Examples
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.classification import score_classification
@@ -104,8 +105,11 @@ def fit_classifier(
     (valid_entities,) = _on(device, task.valid.entities)
     trainable = [p for p in model.parameters() if p.requires_grad]
     # Dropout masks come from torch's global generator: seeded here, restored after, so that a seed fixes the run.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
         torch.manual_seed(ctx.seed)
+        if not config.tune_encoder:
+            stack.enter_context(one_thread(device))
         fit = train(
             model,
             epoch=_shuffled(len(labels), config.batch_size, generator, device),

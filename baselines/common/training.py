@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +16,19 @@ from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
 B = TypeVar("B")
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """CPU operations of the block run on one thread: for steps so small that waking a second thread costs more than it saves
+    (a lot more when other processes want the cores)."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

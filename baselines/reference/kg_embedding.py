@@ -31,7 +31,7 @@ VECTORS = "entity_vectors.safetensors"
 class KgEmbedding(TaskSubmission):
     """Pre-trains TransE or DistMult on each KG of the suite and plugs the frozen entity vectors into the shared heads.
 
-    A link-prediction task is trained on its own train triples: the KG's, but stopped from knowing the suite's other KGs.
+    A link-prediction task is trained on its own train triples alone.
     """
 
     own_keys: ClassVar[frozenset[str]] = frozenset(config_keys(KgeConfig, "kge_"))
@@ -93,7 +93,7 @@ class AdaptedKge:
         device = self._model.entities.device
         relations = queries.relations + queries.directions * self._model.n_relations
         return score_blocks(
-            self._model, torch.from_numpy(queries.entities).to(device), torch.from_numpy(relations).to(device)
+            self._model, torch.tensor(queries.entities).to(device), torch.tensor(relations).to(device)
         )
 
     def export(self, folder: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kpi_bench._io import sha256_file, write_parquet
 from kpi_bench._version import __version__
+from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig
 from kpi_bench.harness.environment import environment, git_revision
 from kpi_bench.harness.records import RunRecord
@@ -49,11 +50,11 @@ from kpi_bench.suites.task import ClassificationTask, Task
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A finished run with its scores and the seconds that scoring took."""
+    """A finished run with its scores and what scoring took."""
 
     record: RunRecord
     scores: RunScores
-    score_s: float
+    scoring: Lap
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def assemble_result(
     """A result over the seeds of ``runs``, and its per-query scores."""
     records = [run.record for run in runs]
     costs = Costs(
-        timing=summarise_timing(records, pretraining, [run.score_s for run in runs]),
+        timing=summarise_timing(records, pretraining, [run.scoring for run in runs]),
         memory=summarise_memory(records, pretraining),
         size=records[0].size or Size(),
         notes=summarise_notes(records),

@@ -15,6 +15,7 @@ from kpi_bench._io import sha256_file
 from kpi_bench.errors import KpiBenchError, SubmissionError
 from kpi_bench.harness.assemble import Provenance, ScoredRun, assemble_result, write_with_queries
 from kpi_bench.harness.channel import Message
+from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig, SubmissionKind
 from kpi_bench.harness.environment import calibrate, hardware
 from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, read_record, write_record
@@ -224,9 +225,11 @@ class _Evaluation:
         record, outcome = self._run_once(key, folder, prefix)
         scored = None
         if record.done:
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             try:
-                scored = ScoredRun(record, scorer.score(prefix), time.perf_counter() - start)
+                scores = scorer.score(prefix)
+                lap = Lap("score", time.perf_counter() - wall, time.process_time() - cpu)
+                scored = ScoredRun(record, scores, lap)
             except KpiBenchError as error:
                 failed = dataclasses.replace(record, error=f"its predictions cannot be scored: {error}")
                 write_record(folder, failed)

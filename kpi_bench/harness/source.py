@@ -13,6 +13,7 @@ from pathlib import Path
 from kpi_bench.harness.config import SubmissionConfig
 
 IGNORED = {"__pycache__", ".git"}
+NOT_CODE = {".toml", ".md"}
 
 
 def source_sha256(config: SubmissionConfig) -> str:
@@ -22,10 +23,12 @@ def source_sha256(config: SubmissionConfig) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(config.folder.rglob("*")):
-        if path.is_file() and path.suffix != ".toml" and not IGNORED & set(path.parts):
+        if path.is_file() and path.suffix not in NOT_CODE and not IGNORED & set(path.parts):
             _add(digest, path.relative_to(config.folder).as_posix(), path)
     module = config.submission.entry.partition(":")[0]
-    for name, path in sorted(import_closure(module, (str(config.folder), *sys.path)).items()):
+    # Ready-made predictions have no entry.
+    closure = import_closure(module, (str(config.folder), *sys.path)) if module else {}
+    for name, path in sorted(closure.items()):
         _add(digest, name, path)
     return digest.hexdigest()
 
@@ -70,7 +73,12 @@ def _source_of(module: str, folders: list[str]) -> Path | None:
 def _imports(path: Path, module: str) -> list[str]:
     is_package = path.name == "__init__.py"
     names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):
+        # Whoever imports the module will say what is wrong with it.
+        return names
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

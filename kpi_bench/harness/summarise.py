@@ -11,11 +11,12 @@ import pandas as pd
 from kpi_bench.evaluators.evaluation import Evaluation
 from kpi_bench.evaluators.intervals import Interval, bootstrap_macro_f1, bootstrap_means, t_interval
 from kpi_bench.evaluators.metrics import metric
+from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.records import RunRecord
 from kpi_bench.harness.results import Memory, MetricSummary, PhaseTiming, Timing
 from kpi_bench.harness.scoring import RunScores
 
-PHASES = ("load", "pretrain", "adapt", "predict", "score")
+CHILD_PHASES = ("load", "pretrain", "adapt", "predict")
 
 
 def summarise_metrics(
@@ -84,12 +85,12 @@ def query_scores(main_metric: str, seeds: Sequence[int], runs: Sequence[RunScore
 
 
 def summarise_timing(
-    runs: Sequence[RunRecord], pretraining: Sequence[RunRecord], score_s: Sequence[float]
+    runs: Sequence[RunRecord], pretraining: Sequence[RunRecord], scoring: Sequence[Lap]
 ) -> Timing:
-    """Phases, curves and throughput by seed. ``pretrain`` comes from the pre-training runs; ``score`` is the parent's own."""
+    """Phases, curves and throughput by seed. ``pretrain`` comes from the pre-training runs, ``scoring`` is the parent's own work."""
     cuda = bool(runs) and not runs[0].key.device.startswith("cpu")
     phases = {}
-    for name in PHASES:
+    for name in CHILD_PHASES:
         laps = [
             record.laps[name]
             for record in (pretraining if name == "pretrain" else runs)
@@ -98,7 +99,9 @@ def summarise_timing(
         if laps:
             wall = tuple(lap.wall_s for lap in laps)
             phases[name] = PhaseTiming(wall, tuple(lap.cpu_s for lap in laps), wall if cuda else None)
-    phases["score"] = PhaseTiming(tuple(score_s), tuple(score_s), None)
+    phases["score"] = PhaseTiming(
+        tuple(lap.wall_s for lap in scoring), tuple(lap.cpu_s for lap in scoring), None
+    )
     rates = tuple(
         lap.queries / lap.wall_s for run in runs if (lap := run.laps["predict"]).queries and lap.wall_s > 0
     )

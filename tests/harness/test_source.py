@@ -90,5 +90,20 @@ def test_the_hash_does_not_depend_on_where_the_submission_lies(place: Path) -> N
     assert source_sha256(read_config(place / "moved")) == before
 
 
+def test_a_module_that_cannot_be_parsed_counts_with_its_bytes(place: Path) -> None:
+    broken = place / "lib" / "methodpack" / "layers.py"
+    broken.write_text("def f(:")
+    assert set(import_closure("methodpack.model")) == REACHED - {"methodpack.deep", "methodpack.deep.inner"}
+    before = sha256(place)
+    broken.write_text("def g(:")
+    assert sha256(place) != before
+
+
+def test_nothing_is_executed(place: Path) -> None:
+    for name in ("__init__", "model"):
+        (place / "lib" / "methodpack" / f"{name}.py").write_text("raise SystemExit('executed')\n")
+    assert set(import_closure("methodpack.model")) == {"methodpack", "methodpack.model"}
+
+
 def test_a_module_that_is_not_there_is_an_empty_closure() -> None:
     assert import_closure("no_such_package_at_all.module") == {}

@@ -134,12 +134,13 @@ def test_labels_and_predictions_by_seed() -> None:
 
 def test_phases_rates_and_time_outside_of_phases() -> None:
     runs = [record(0, laps(1.0)), record(1, laps(0.5))]
-    timing = summarise_timing(runs, [], [0.1, 0.2])
+    timing = summarise_timing(runs, [], [Lap("score", 0.1, 0.2), Lap("score", 0.3, 0.4)])
     assert list(timing.phases) == ["load", "adapt", "predict", "score"]
     assert timing.phases["adapt"].wall_s == (4.0, 2.0)
     assert timing.phases["adapt"].cpu_s == (3.0, 1.5)
     assert timing.phases["adapt"].gpu_s is None
-    assert timing.phases["score"].wall_s == (0.1, 0.2)
+    assert timing.phases["score"].wall_s == (0.1, 0.3)
+    assert timing.phases["score"].cpu_s == (0.2, 0.4)
     assert timing.queries_per_s == (50.0, 100.0)
     assert timing.harness_s == (3.0, 6.5)
 
@@ -150,7 +151,7 @@ def test_pretraining_adds_its_phase_curve_and_memory() -> None:
 
     before = [record(0, {"pretrain": Lap("pretrain", 9.0, 8.0)}, rss=500, curve=(point("pretrain"),))]
     runs = [record(0, laps(1.0), rss=100, curve=(point("adapt"),))]
-    timing = summarise_timing(runs, before, [0.1])
+    timing = summarise_timing(runs, before, [Lap("score", 0.1, 0.1)])
     assert timing.phases["pretrain"].wall_s == (9.0,)
     assert [p.phase for p in timing.curves[0]] == ["pretrain", "adapt"]
     assert summarise_memory(runs, before).peak_rss == (500,)
@@ -158,7 +159,7 @@ def test_pretraining_adds_its_phase_curve_and_memory() -> None:
 
 def test_gpu_seconds_and_memory_on_a_gpu() -> None:
     runs = [record(0, laps(1.0), device="cuda:0", peak_device=7)]
-    assert summarise_timing(runs, [], [0.1]).phases["adapt"].gpu_s == (4.0,)
+    assert summarise_timing(runs, [], [Lap("score", 0.1, 0.1)]).phases["adapt"].gpu_s == (4.0,)
     assert summarise_memory(runs, []).peak_device == (7,)
 
 

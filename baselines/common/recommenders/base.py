@@ -44,7 +44,7 @@ class RecommenderConfig:
 
 
 class Recommender(nn.Module):
-    """Scores are inner products of the two tables that :meth:`forward` returns.
+    """Scores are inner products of the two tables that :meth:`factors` makes of the embeddings.
 
     ``train`` is the users x items matrix; ``plug`` gives a vector for each item or is None.
     """
@@ -66,35 +66,40 @@ class Recommender(nn.Module):
         self.projection = None if plug is None else Projection(plug, config.dim, config.plug_scale, generator)
         self.to(device)
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        """Final user ``[U, dim]`` and item ``[I, dim]`` factors."""
+    def factors(self, item_inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Final user ``[U, dim]`` and item ``[I, dim]`` factors from :meth:`item_inputs` and the user table."""
         raise NotImplementedError
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """:meth:`factors` of the current embeddings."""
+        return self.factors(self.item_inputs())
 
     def item_inputs(self) -> Tensor:
         """Item embeddings with what the plug adds, float32 ``[I, dim]``."""
         return self.item_table if self.projection is None else self.item_table + self.projection()
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """Bayesian personalised ranking (arXiv 1205.2618) plus ``reg`` times the squared norm of the batch's own embeddings."""
-        users, items = self()
+        """Bayesian personalised ranking (arXiv 1205.2618) plus ``reg`` times the squared norm of the batch's inputs.
+
+        An item's input is its embedding with what the plug adds: a plug is held to the same scale as an embedding.
+        """
+        inputs = self.item_inputs()
+        users, items = self.factors(inputs)
         chosen = torch.cat([batch.positives[:, None], batch.negatives], dim=1)
         scores = (
             functional.embedding(batch.users, users)[:, None] * functional.embedding(chosen, items)
         ).sum(-1)
         ranking = functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
-        return (
-            ranking + self.config.reg * self._squared_norm(batch.users, chosen)
-            if self.config.reg
-            else ranking
-        )
-
-    def _squared_norm(self, users: Tensor, items: Tensor) -> Tensor:
-        """Half the squared norms of the drawn rows, a mean over pairs. Counted per row: cheaper than gathering the rows again."""
-        total = torch.zeros((), device=users.device)
-        for table, rows in ((self.user_table, users), (self.item_table, items.flatten())):
-            counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
-            total = total + counts @ table.square().sum(1)
-        return total / (2 * len(users))
+        if self.config.reg == 0:
+            return ranking
+        norm = _drawn_norm(self.user_table, batch.users) + _drawn_norm(inputs, chosen.flatten())
+        return ranking + self.config.reg * norm / (2 * len(batch.users))
 
     def _table(self, rows: int, generator: torch.Generator) -> nn.Parameter:
         return nn.Parameter(torch.randn(rows, self.config.dim, generator=generator) * self.config.init_std)
+
+
+def _drawn_norm(table: Tensor, rows: Tensor) -> Tensor:
+    """Sum of the squared norms of ``table[rows]``, counted per row of the table: cheaper than gathering the rows again."""
+    counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
+    return counts @ table.square().sum(1)

@@ -28,10 +28,10 @@ class LightGCN(Recommender):
         self._edge_generator = torch.Generator(device=device)
         self._edge_generator.manual_seed(generator.initial_seed())
 
-    def forward(self) -> tuple[Tensor, Tensor]:
+    def factors(self, item_inputs: Tensor) -> tuple[Tensor, Tensor]:
         kernel = None
         if self.training and self.config.edge_keep < 1:
             kernel = self._propagation.dropped(self.config.edge_keep, self._edge_generator)
-        nodes = torch.cat([self.user_table, self.item_inputs()])
+        nodes = torch.cat([self.user_table, item_inputs])
         final = self._propagation.mean(nodes, self.config.layers, kernel=kernel)
         return final[: len(self.user_table)], final[len(self.user_table) :]

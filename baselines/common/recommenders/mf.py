@@ -10,5 +10,5 @@ from baselines.common.recommenders.base import Recommender
 class MatrixFactorisation(Recommender):
     """The embeddings are the factors."""
 
-    def forward(self) -> tuple[Tensor, Tensor]:
-        return self.user_table, self.item_inputs()
+    def factors(self, item_inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.user_table, item_inputs
