@@ -37,6 +37,7 @@ class AdaptedRecommender:
             queries.exclude,
             queries.k,
             queries.tie_order,
+            device=ctx.device,
         )
         ranked = TopK(best.items, best.scores)
         new = np.flatnonzero(~self._known[queries.users])

@@ -18,6 +18,7 @@ from baselines.common.training import Schedule, one_thread, train
 from kpi_bench import ClassificationTask, Context, Examples
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.classification import score_classification
+from kpi_bench.evaluators.metrics import metric
 
 Rows = Tensor
 
@@ -161,6 +162,7 @@ def _probabilities(
 
 
 def _valid_score(task: ClassificationTask, scores: NDArray[np.float64]) -> float:
+    """The main metric on valid, negated where lower is better."""
     valid: Examples = task.valid
     evaluation = score_classification(
         valid.labels,
@@ -170,7 +172,13 @@ def _valid_score(task: ClassificationTask, scores: NDArray[np.float64]) -> float
         positive=task.spec.positive,
         examples=valid.examples,
     )
-    return evaluation.values[task.spec.main_metric]
+    name = task.spec.main_metric
+    if name not in evaluation.values:
+        raise SubmissionError(
+            f"task {task.spec.name}: its valid split has no {name} (one class only?), so nothing can be selected on it"
+        )
+    value = evaluation.values[name]
+    return value if metric(name).higher_is_better else -value
 
 
 def _on(device: torch.device, *columns: NDArray[np.int64]) -> list[Tensor]:

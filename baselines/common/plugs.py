@@ -21,12 +21,17 @@ class Plug(nn.Module):
         """Float32 ``[len(rows), dim]``; of all rows when ``rows`` (int64) is None."""
         raise NotImplementedError
 
+    def known(self, rows: Tensor | None = None) -> Tensor | None:
+        """Float32 ``[len(rows), 1]``: 1 where the plug has something to say, 0 where the row is the backbone's alone; None: everywhere."""
+        return None
+
 
 class FrozenVectors(Plug):
     """A fixed table, float32 ``[n, dim]``, centred and scaled to a root mean square of one so that methods differ by geometry
     and not by scale. Rows where ``known`` is False (items that the KG lacks) are zero: the plug says nothing about them."""
 
     vectors: Tensor
+    mask: Tensor
 
     def __init__(self, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> None:
         super().__init__()
@@ -35,11 +40,14 @@ class FrozenVectors(Plug):
         centred = torch.where(mask[:, None], table - table[mask].mean(0), 0.0) if mask.any() else table * 0
         scale = centred[mask].square().mean().sqrt() if mask.any() else torch.tensor(0.0)
         self.dim = table.shape[1]
-        # Not persistent: the table is the method's, and what is served is computed from it.
-        self.register_buffer("vectors", centred / scale.clamp_min(1e-12), persistent=False)
+        self.register_buffer("vectors", centred / scale.clamp_min(1e-12))
+        self.register_buffer("mask", mask[:, None].float())
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         return self.vectors if rows is None else self.vectors[rows]
+
+    def known(self, rows: Tensor | None = None) -> Tensor:
+        return self.mask if rows is None else self.mask[rows]
 
 
 class Projection(nn.Module):
@@ -55,5 +63,7 @@ class Projection(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim))
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
-        """Float32 ``[len(rows), dim]``."""
-        return self.scale * nn.functional.linear(self.plug(rows), self.weight, self.bias)
+        """Float32 ``[len(rows), dim]``; zero, bias included, in rows that the plug does not know."""
+        projected = self.scale * nn.functional.linear(self.plug(rows), self.weight, self.bias)
+        known = self.plug.known(rows)
+        return projected if known is None else projected * known

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kpi_bench import Csr, RecommendationTask
 from kpi_bench.errors import SubmissionError
-from kpi_bench.evaluators._recommendation_metrics import metrics_from_ranks
 from kpi_bench.evaluators.ranking import rank_positives_from_factors, tie_order
+from kpi_bench.evaluators.recommendation import metrics_from_ranks
 
 METRICS = ("ndcg", "recall", "mrr", "hit", "precision")
 

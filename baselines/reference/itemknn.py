@@ -45,6 +45,8 @@ class ItemKNN(Floor):
         self._similarity = nearest_neighbours(self._users, self._config)
         self.state = {
             "popularity": np.bincount(train.indices, minlength=train.n_columns).astype(np.float32),
+            "user_indptr": train.indptr,
+            "user_items": train.indices,
             "indptr": self._similarity.indptr,
             "neighbours": self._similarity.indices,
             "similarity": self._similarity.data,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,10 @@ class TextLookup(Floor):
         # The prior weighs less than any label seen, and decides between equally frequent ones.
         counts = _counts(rows, data.train.labels, len(self._row), data.n_classes)
         self.state = {"prior": prior, "table": _normalised(counts + 1e-3 * prior)}
+
+    def export(self, folder: Path) -> None:
+        super().export(folder)
+        (folder / "texts.json").write_text(json.dumps(list(self._row), ensure_ascii=False), encoding="utf-8")
 
     def predict(self, task: Task, queries: Queries, ctx: Context) -> Predictions:
         asked = self.expect(queries, ClassificationQueries)

@@ -21,7 +21,7 @@ Consume = Callable[[int, Any], None]
 
 CELLS = 1 << 21
 """Scores of one CPU block, 8 MiB: two of them stay in a server's L3 cache between the GEMM and the kernel."""
-_DEVICE_CELLS = 1 << 26
+_DEVICE_CELLS = 1 << 24
 
 
 def each_factor_block(

@@ -85,7 +85,6 @@ class Worker:
             with self.phase("pretrain"):
                 submission.pretrain(context.graphs, context)
             submission.save_pretrained(Path(self.job.output))
-            self._report_size(submission)
             return
         with self.phase("adapt"):
             submission.adapt(task, context)

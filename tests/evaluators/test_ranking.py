@@ -1,7 +1,5 @@
 """Ranking kernels against a pure-Python twin, for every backend."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 import torch
@@ -196,18 +194,6 @@ def test_wrong_arguments_are_refused():
     both = Csr.from_pairs([1], [2], (2, 4))
     with pytest.raises(EvaluationError, match=r"1 positives are excluded.*item 2 in row 1"):
         ranking.rank_positives_from_factors(users, items, both, both, order)
-
-
-def test_without_threadpoolctl_the_result_is_the_same(monkeypatch):
-    users, items, positives, masked = big_case(n_users=40, n_items=500)
-    order = ranking.tie_order(500, 0)
-    expected = ranking.rank_positives_from_factors(users, items, positives, masked, order)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name: None if name == "threadpoolctl" else found(name)
-    )
-    ranks = ranking.rank_positives_from_factors(users, items, positives, masked, order)
-    np.testing.assert_array_equal(ranks, expected)
 
 
 def test_tie_order_is_a_fixed_permutation():
