@@ -7,7 +7,7 @@ OUT    ?= runs
 FLOORS := random popularity itemknn majority text-lookup item-prior
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint types bench docs clean
+.PHONY: help setup run test test-slow lint bench docs clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,14 +17,15 @@ setup: $(STAMP) ## make .venv with everything at the versions of constraints.txt
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
-	# torch first and pinned: an open range would fetch the newest CUDA build, several GB of it.
+	# torch first and pinned: an open range would fetch the newest build. For a CPU build from PyTorch's own index,
+	# set PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 run: $(STAMP) ## judge floors and baselines on the embedded suite and show the board (minutes)
 	$(BIN)/kpi-bench evaluate --suite kpi-mini --seeds 0 --device cpu --out $(OUT) \
-	  --submission $(addprefix submissions/,$(FLOORS) cf lightgcn kg-embedding)
+	  --submission $(addprefix submissions/,$(FLOORS) text-classifier cf lightgcn kg-embedding)
 	$(BIN)/kpi-bench leaderboard show $(OUT)/results --suite kpi-mini
 
 test: $(STAMP) ## the test suite

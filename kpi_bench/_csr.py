@@ -55,6 +55,10 @@ class Csr:
         n_rows, n_columns = shape
         row = np.asarray(rows, dtype=np.int64)
         column = np.asarray(columns, dtype=np.int64)
+        if len(column) and (
+            row.min() < 0 or row.max() >= n_rows or column.min() < 0 or column.max() >= n_columns
+        ):
+            raise ValueError(f"pairs reach outside of a {n_rows} x {n_columns} matrix")
         keys = np.unique(row * max(n_columns, 1) + column)
         row, column = np.divmod(keys, max(n_columns, 1))
         indptr = np.zeros(n_rows + 1, dtype=np.int64)

@@ -43,8 +43,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read UTF-8 JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read UTF-8 JSON.
+
+    Raises:
+        ValueError: not JSON; NaN and infinity are not.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no JSON number")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def write_parquet(path: Path, frame: pd.DataFrame, *, schema: pa.Schema | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 import tomllib
@@ -107,11 +108,11 @@ def _add_evaluate(commands: Any) -> None:
         help="take pre-training from another run: .../SUITE/NAME/pretrained",
     )
     command.add_argument(
-        "--time-limit", type=float, metavar="S", help="seconds a run may take (default 14400)"
+        "--time-limit", type=_positive, metavar="S", help="seconds a run may take (default 14400)"
     )
     command.add_argument(
         "--memory-limit",
-        type=float,
+        type=_positive,
         metavar="GB",
         help="resident memory a run may take (default 90%% of the machine)",
     )
@@ -153,7 +154,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         try:
             with Display(f"{config.name} on {suite.name}") as display:
                 report = evaluate(config, suite, settings, display)
-        except SubmissionError as error:
+        except KpiBenchError as error:
             # One submission that cannot be started does not keep the others from their runs.
             print(f"kpi-bench: {error}", file=sys.stderr)
             code = 2
@@ -372,12 +373,25 @@ def _emit(text: str, value: Any, path: Path | None) -> None:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return names
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no positive number")
+    return value
 
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(part) for part in _names(text))
+        seeds = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no comma-separated list of whole numbers") from None
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:

@@ -68,3 +68,9 @@ def test_indices_are_as_small_as_the_columns_allow(n_columns: int, dtype: type[n
     matrix = Csr.from_pairs([1, 0], [n_columns - 1, 0], (2, n_columns))
     assert matrix.indices.dtype == dtype
     assert matrix.row(1).tolist() == [n_columns - 1]
+
+
+@pytest.mark.parametrize("pair", [(0, 3), (3, 0), (-1, 0), (0, -1)])
+def test_a_pair_outside_of_the_matrix_is_refused(pair: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="outside of a 3 x 3 matrix"):
+        Csr.from_pairs([pair[0]], [pair[1]], (3, 3))

@@ -84,7 +84,8 @@ def score_recommendation(
         "n_short": int(np.count_nonzero((lists > 0) & (lists < max(ks)))),
         "n_ignored_rows": n_ignored,
     }
-    values = evaluation.values | _beyond_accuracy(items, ranks, n_items, ks)
+    beyond = _beyond_accuracy(items, ranks, n_items, ks) if len(queries) else {}
+    values = evaluation.values | beyond
     return Evaluation(
         values, evaluation.per_query, evaluation.queries, counts, evaluation.slices, evaluation.chance
     )
@@ -172,10 +173,11 @@ def _cold_slice(ranks: Ints, rows: Ints, ks: Sequence[int]) -> dict[str, dict[st
 def _beyond_accuracy(items: Ints, ranks: Ints, n_items: int, ks: Sequence[int]) -> dict[str, float]:
     """Share of the catalogue that is recommended at all, and how unevenly, in the first 20 of each list."""
     k = BEYOND_ACCURACY_K
-    if k not in ks or not len(items):
+    if k not in ks:
         return {}
     shown = np.bincount(items[ranks <= k], minlength=n_items)
-    return {f"coverage@{k}": float(np.count_nonzero(shown)) / n_items, f"gini@{k}": gini(shown)}
+    covered = {f"coverage@{k}": float(np.count_nonzero(shown)) / n_items}
+    return covered | {f"gini@{k}": gini(shown)} if shown.any() else covered
 
 
 def _in_order(

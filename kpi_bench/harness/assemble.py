@@ -16,8 +16,7 @@ from kpi_bench._io import sha256_file, write_parquet
 from kpi_bench._version import __version__
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig
-from kpi_bench.harness.environment import environment, git_revision
-from kpi_bench.harness.records import RunRecord
+from kpi_bench.harness.records import RunRecord, RunSite
 from kpi_bench.harness.results import (
     HarnessVersion,
     Memory,
@@ -59,14 +58,13 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the runs of a result have in common: submission, parameters, code hash, suite and machine."""
+    """What the runs of a result have in common: submission, parameters, code hash and suite."""
 
     config: SubmissionConfig
     params: Mapping[str, Any]
     config_name: str | None
     sha256: str
     suite: Suite
-    machine: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,7 @@ class Costs:
     memory: Memory
     size: Size
     notes: Mapping[str, tuple[Any, ...]]
+    site: RunSite
     flags: tuple[str, ...]
 
 
@@ -95,6 +94,7 @@ def assemble_result(
         memory=summarise_memory(records, pretraining),
         size=records[0].size or Size(),
         notes=summarise_notes(records),
+        site=common_site(records),
         flags=run_flags(records, pretraining),
     )
     seeds = tuple(record.key.seed for record in records)
@@ -124,9 +124,9 @@ def scored_result(
     result = Result(
         run_id=uuid.uuid4().hex,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        kpi_bench=HarnessVersion(__version__, git_revision()),
+        kpi_bench=HarnessVersion(__version__, costs.site.git),
         submission=SubmissionInfo(
-            name=head.name,
+            name=origin.config.row_name(origin.config_name),
             version=head.version,
             kind=head.kind,
             description=head.description,
@@ -157,8 +157,8 @@ def scored_result(
         timing=costs.timing,
         memory=costs.memory,
         size=costs.size,
-        hardware=origin.machine,
-        environment=environment(),
+        hardware=costs.site.hardware,
+        environment=costs.site.environment,
         notes=costs.notes,
         predictions=PredictionsInfo(f"predictions/{task.spec.name}", prediction_hashes),
         queries_sha256=None,
@@ -175,6 +175,14 @@ def write_with_queries(root: Path, result: Result, queries: pd.DataFrame | None)
         result = dataclasses.replace(result, queries_sha256=sha256_file(queries_path(place)))
     write_result(root, result)
     return result
+
+
+def common_site(records: Sequence[RunRecord]) -> RunSite:
+    """Where the runs were made; ``hw_id`` is null when they were made on different hardware, and so cannot be compared in cost."""
+    site = records[-1].site
+    if len({record.site.hardware["hw_id"] for record in records}) > 1:
+        return dataclasses.replace(site, hardware={**site.hardware, "hw_id": None})
+    return site
 
 
 def run_flags(records: Sequence[RunRecord], pretraining: Sequence[RunRecord]) -> tuple[str, ...]:

@@ -85,6 +85,10 @@ class SubmissionConfig:
     def name(self) -> str:
         return self.submission.name
 
+    def row_name(self, config: str | None) -> str:
+        """Name of the row on the board, and of its folders and files: a named config is a row of its own, ``name@config``."""
+        return f"{self.name}@{config}" if config else self.name
+
     def resolve_params(self, suite: str, config: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of a run: ``[params]``, then the suite's, then the named config's, then ``overrides``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -70,4 +71,4 @@ class Display:
         self.console.print(outcome.error, markup=False, highlight=False)
 
     def _status(self, text: str) -> None:
-        self._progress.update(self._runs, status=f"[dim]{self._current} {text}[/dim]")
+        self._progress.update(self._runs, status=f"[dim]{escape(f'{self._current} {text}')}[/dim]")

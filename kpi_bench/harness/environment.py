@@ -89,11 +89,15 @@ def environment() -> dict[str, Any]:
 
 
 def git_revision(folder: Path | None = None) -> str | None:
-    """Commit of the kpi-bench checkout in use, with ``+dirty`` when tracked files differ from it; None outside a checkout."""
-    where = folder or Path(__file__).parent
+    """Commit of the kpi-bench checkout in use, with ``+dirty`` when tracked code differs from it; None outside a checkout."""
+    package = folder or Path(__file__).parents[1]
     try:
-        commit = _git(where, "rev-parse", "HEAD")
-        return f"{commit}+dirty" if _git(where, "status", "--porcelain", "--untracked-files=no") else commit
+        # An installed package may lie inside somebody else's checkout.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
+        commit = _git(package, "rev-parse", "HEAD")
+        code = ("kpi_bench", "baselines", "submissions/*/submission.toml")
+        changed = _git(package.parent, "status", "--porcelain", "--untracked-files=no", "--", *code)
+        return f"{commit}+dirty" if changed else commit
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -17,8 +17,8 @@ from kpi_bench.harness.assemble import Provenance, ScoredRun, assemble_result, w
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig, SubmissionKind
-from kpi_bench.harness.environment import calibrate, hardware
-from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, read_record, write_record
+from kpi_bench.harness.environment import calibrate, environment, git_revision, hardware
+from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, RunSite, read_record, write_record
 from kpi_bench.harness.results import Result
 from kpi_bench.harness.scoring import Scorer, kept_files, make_scorer
 from kpi_bench.harness.source import source_sha256
@@ -143,13 +143,15 @@ class _Evaluation:
         self.pretrains = False
         self.sha256 = source_sha256(config)
         self.session = uuid.uuid4().hex[:12]
-        self.folders = RunFolders(options.out / suite.name / config.name)
+        self.name = config.row_name(options.config)
+        self.folders = RunFolders(options.out / suite.name / self.name)
         self.outcomes: list[Outcome] = []
         self.submission_s = 0.0
 
     def run(self) -> Report:
         start = time.perf_counter()
-        self.machine = {**hardware(self.options.device), "calibration": calibrate()}
+        fingerprint = {**hardware(self.options.device), "calibration": calibrate()}
+        self.site = RunSite(fingerprint, environment(), git_revision())
         self.withheld = self._withheld_copy()
         self.pretrains = self._inspect()
         if self.listener:
@@ -161,7 +163,7 @@ class _Evaluation:
             if result is not None:
                 results.append(result)
         return Report(
-            self.config.name,
+            self.name,
             self.suite.name,
             tuple(results),
             tuple(self.outcomes),
@@ -243,7 +245,11 @@ class _Evaluation:
         valid = (
             earlier is not None and earlier.done and earlier.key == key and self._still_there(task, output)
         )
-        if earlier is not None and valid and (self.options.resume or earlier.reused):
+        if (
+            earlier is not None
+            and valid
+            and (earlier.reused if self._reuses(key) else self._resumes(earlier))
+        ):
             return earlier, Outcome(task, seed, earlier.wall_s, skipped=True)
         if self.listener:
             self.listener.started(task, seed)
@@ -251,6 +257,13 @@ class _Evaluation:
         write_record(folder, record)
         self.submission_s += sum(lap.wall_s for lap in record.laps.values())
         return record, Outcome(task, seed, record.wall_s, record.error)
+
+    def _reuses(self, key: RunKey) -> bool:
+        return key.task is None and self.options.reuse_pretrained is not None
+
+    def _resumes(self, earlier: RunRecord) -> bool:
+        # Pre-training taken from elsewhere is this submission's own only while the user says so.
+        return self.options.resume and not earlier.reused
 
     def _inspect(self) -> bool:
         """Whether the submission pre-trains, asked of a child: foreign code is not imported where the labels are."""
@@ -285,7 +298,8 @@ class _Evaluation:
         task, seed = key.task, key.seed
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(output, ignore_errors=True)
-        for stale in output.parent.glob(f"{output.name}.*"):
+        # With a dot in front: what a killed child was writing.
+        for stale in (*output.parent.glob(f"{output.name}.*"), *output.parent.glob(f".{output.name}.*")):
             stale.unlink()
         action = Action.PRETRAIN if task is None else Action.ADAPT
         job = self._job(action, task, seed, folder, output)
@@ -295,6 +309,8 @@ class _Evaluation:
         child = run_job(
             job, folder, limits=self.options.limits, offline=self.options.offline, on_message=on_message
         )
+        if source_sha256(self.config) != self.sha256:
+            child.error = child.error or "its code was changed while it ran; run it again"
         if file_states(self.withheld) != before:
             child.error = (
                 child.error
@@ -305,6 +321,7 @@ class _Evaluation:
         return RunRecord(
             key=key,
             session=self.session,
+            site=self.site,
             laps=child.laps,
             curve=tuple(child.curve),
             notes=child.notes,
@@ -322,7 +339,7 @@ class _Evaluation:
 
     def _key(self, task: str | None, seed: int, pretraining: str | None = None) -> RunKey:
         return RunKey(
-            self.config.name,
+            self.name,
             self.sha256,
             self.params,
             self.suite.manifest.digest,
@@ -341,7 +358,7 @@ class _Evaluation:
         self, task: str, scorer: Scorer, runs: Sequence[ScoredRun], pretraining: Sequence[RunRecord]
     ) -> Result:
         result, queries = assemble_result(
-            Provenance(self.config, self.params, self.options.config, self.sha256, self.suite, self.machine),
+            Provenance(self.config, self.params, self.options.config, self.sha256, self.suite),
             self.suite.task(task),
             scorer.protocol,
             runs,

@@ -271,8 +271,10 @@ def read_score_rows(path: Path, task: LinkPredictionTask, n_queries: int) -> NDA
     """
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise PredictionError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(rows, np.ndarray):
+        raise PredictionError(f"{path}: an archive of arrays; wanted is one float32 array")
     if rows.shape != (n_queries, task.n_entities) or rows.dtype != np.float32:
         raise PredictionError(
             f"{path}: {rows.dtype} {rows.shape}; wanted is float32 ({n_queries}, {task.n_entities})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,15 @@ from kpi_bench.suites.task import Task
 
 T = TypeVar("T")
 
+PROGRESS_S = 0.2
+
 
 @dataclass(frozen=True, eq=False)
 class RecommendationQueries:
     """Users to rank items for.
 
     ``users`` int64 ``[n]``; row ``i`` of ``exclude`` holds the items that must not be returned for ``users[i]``; at most ``k`` items a user.
-    Equal scores are ordered by ``tie_order[item]``, int64 ``[n_items]``: ``kpi_bench.top_k`` does all of this.
+    Equal scores are ordered by ``tie_order[item]``, int64 ``[n_items]``: ``kpi_bench.top_k_from_factors`` and ``top_k_from_scores`` do all of this.
     """
 
     users: NDArray[np.int64]
@@ -137,8 +140,12 @@ class Context:
         """Yield ``items`` while the harness's progress bar follows."""
         if total is None and isinstance(items, Sized):
             total = len(items)
+        due = 0.0
         for done, item in enumerate(items):
-            self.report("progress", description=description, done=done, total=total)
+            # A message an item would cost a fast loop more than its work.
+            if (now := time.perf_counter()) >= due:
+                due = now + PROGRESS_S
+                self.report("progress", description=description, done=done, total=total)
             yield item
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from kpi_bench._io import read_json, write_json
 from kpi_bench._schema import decode, encode
+from kpi_bench._version import __version__
 from kpi_bench.errors import RunError
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.results import CurvePoint, Size
@@ -31,6 +32,16 @@ class RunKey:
     seed: int
     device: str
     pretraining: str | None = None
+    kpi_bench: str = __version__
+
+
+@dataclass(frozen=True)
+class RunSite:
+    """What a run ran on: hardware fingerprint with calibration, software around it, commit of kpi-bench."""
+
+    hardware: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    git: str | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,7 @@ class RunRecord:
 
     key: RunKey
     session: str
+    site: RunSite
     laps: Mapping[str, Lap]
     curve: tuple[CurvePoint, ...]
     notes: Mapping[str, Any]

@@ -18,7 +18,8 @@ from kpi_bench.harness.config import (
     check_name,
     read_config,
 )
-from kpi_bench.harness.environment import hardware
+from kpi_bench.harness.environment import environment, git_revision
+from kpi_bench.harness.records import RunSite
 from kpi_bench.harness.results import Memory, Result, Size, Timing
 from kpi_bench.harness.scoring import RunScores, Scorer, kept_files, make_scorer
 from kpi_bench.harness.source import source_sha256
@@ -55,7 +56,7 @@ def score_folder(
         p.name for p in root.iterdir() if p.is_dir() and seeds_of(p) and p.name not in suite.task_names()
     )
     refused = dict.fromkeys(unknown, f"suite {suite.name} has no task of this name")
-    origin = Provenance(config, {}, None, source_sha256(config), suite, hardware("cpu"))
+    origin = Provenance(config, {}, None, source_sha256(config), suite)
     made: list[Result] = []
     for task, found in seeds.items():
         scorer = make_scorer(suite.task(task), keep_rows=True)
@@ -94,13 +95,15 @@ def _result(
     root: Path,
     results: Path | None,
 ) -> Result:
+    # Nobody knows where the predictions were made: only the scoring is described.
+    site = RunSite({"hw_id": None}, environment(), git_revision())
     kept = [
         path
         for seed in seeds
         for path in kept_files(suite.task(task), root / task / f"seed{seed}")
         if path.is_file()
     ]
-    costs = Costs(Timing({}, (), (), ()), Memory(()), Size(), {}, ("self_reported",))
+    costs = Costs(Timing({}, (), (), ()), Memory(()), Size(), {}, site, ("self_reported",))
     hashes = {path.name: sha256_file(path) for path in kept}
     result, queries = scored_result(origin, suite.task(task), scorer.protocol, seeds, scores, costs, hashes)
     return result if results is None else write_with_queries(results, result, queries)

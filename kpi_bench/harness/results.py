@@ -1,4 +1,4 @@
-"""Result files: one JSON a (submission, suite, task), strict and append-only."""
+"""Result files: one JSON a (submission, suite, task), strict."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ class VariantScores:
 
 @dataclass(frozen=True)
 class Result:
-    """One submission on one task of one suite. See docs/evaluation.md for every field."""
+    """One submission on one task of one suite. The classes above say what each field holds."""
 
     run_id: str
     created: str
@@ -229,6 +229,10 @@ def read_result(path: Path) -> Result:
             f"{path}: schema_version is {version!r}; this version of kpi-bench reads {SCHEMA_VERSION}"
         )
     result = decode(Result, raw, str(path), ResultError)
+    if not result.seeds or len(set(result.seeds)) < len(result.seeds):
+        raise ResultError(f"{path}: seeds are {list(result.seeds)}; wanted is at least one, each once")
+    if not isinstance(result.hardware.get("hw_id"), str | None):
+        raise ResultError(f"{path}: hardware.hw_id is no text")
     if result.task.main_metric not in result.metrics:
         raise ResultError(f"{path}: metrics lack the main metric {result.task.main_metric!r}")
     parts = {"metrics": result.metrics} | {

@@ -12,19 +12,24 @@ from pathlib import Path
 
 from kpi_bench.harness.config import SubmissionConfig
 
-IGNORED = {"__pycache__", ".git"}
+IGNORED = {"__pycache__", "runs"}
+"""Folders that hold no code: `kpi-bench evaluate --submission .` writes to runs/ beside the code."""
+SHARED = "baselines"
+"""Package whose heads and training loop submissions elsewhere may build on: a change there changes them."""
 NOT_CODE = {".toml", ".md"}
 
 
 def source_sha256(config: SubmissionConfig) -> str:
-    """SHA-256 over the submission's folder and the import closure of its entry within the entry's top-level package.
+    """SHA-256 over the submission's folder and the import closure of its entry (:func:`import_closure`).
 
     Parameters do not count: they are recorded beside. Modules are found by reading imports, nothing is executed.
     """
     digest = hashlib.sha256()
     for path in sorted(config.folder.rglob("*")):
-        if path.is_file() and path.suffix not in NOT_CODE and not IGNORED & set(path.parts):
-            _add(digest, path.relative_to(config.folder).as_posix(), path)
+        inner = path.relative_to(config.folder)
+        hidden = any(part in IGNORED or part.startswith(".") for part in inner.parts)
+        if path.is_file() and path.suffix not in NOT_CODE and not hidden:
+            _add(digest, inner.as_posix(), path)
     module = config.submission.entry.partition(":")[0]
     # Ready-made predictions have no entry.
     closure = import_closure(module, (str(config.folder), *sys.path)) if module else {}
@@ -34,12 +39,13 @@ def source_sha256(config: SubmissionConfig) -> str:
 
 
 def import_closure(module: str, search: Sequence[str] | None = None) -> dict[str, Path]:
-    """Source files by module name: ``module`` and what it imports, directly or not, from its own top-level package.
+    """Source files by module name: ``module`` and what it imports, directly or not, from its own top-level package
+    or from ``baselines``.
 
     ``search`` are the folders to look for the package in (default ``sys.path``).
     """
     folders = list(sys.path if search is None else search)
-    package = module.partition(".")[0]
+    packages = {module.partition(".")[0], SHARED}
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -50,7 +56,7 @@ def import_closure(module: str, search: Sequence[str] | None = None) -> dict[str
         found[name] = path
         parents = [name.rpartition(".")[0]] if "." in name else []
         waiting += [
-            other for other in (*_imports(path, name), *parents) if other.partition(".")[0] == package
+            other for other in (*_imports(path, name), *parents) if other.partition(".")[0] in packages
         ]
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -34,6 +35,9 @@ PASSED_ON = (
     "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_HOME", "TRITON_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF",
     "DGLBACKEND",
 )  # fmt: skip
+
+# Of use to a child that may reach the Hub (``--online``) behind a proxy or mirror.
+PASSED_ON_ONLINE = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HF_ENDPOINT")  # fmt: skip
 
 Progress = Callable[[Message], None]
 
@@ -73,7 +77,8 @@ def child_environment(
     Of the user's Hub folder it gets the cache of models and data sets only: the token lies beside that cache.
     """
     source = os.environ if environ is None else environ
-    env = {name: source[name] for name in PASSED_ON if name in source}
+    passed = PASSED_ON if offline else PASSED_ON + PASSED_ON_ONLINE
+    env = {name: source[name] for name in passed if name in source}
     env.update(
         HOME=str(scratch),
         HF_HOME=str(scratch / "huggingface"),
@@ -142,6 +147,19 @@ def run_job(
     if record.error is not None:
         record.error = f"{record.error}{_last_words(folder / 'run.log')}"
     return record
+
+
+def _plain(value: Any) -> str | float | bool | None:
+    """The value itself when a result file can hold it.
+
+    Raises:
+        ValueError: it is no text, number or truth value, or not finite.
+    """
+    if value is None or (
+        isinstance(value, str | int | float) and not (isinstance(value, float) and not math.isfinite(value))
+    ):
+        return value
+    raise ValueError(f"{value!r} is no text, truth value or finite number")
 
 
 def _last_words(log: Path) -> str:
@@ -241,12 +259,12 @@ class _Watch:
             self._channel.send({})
         elif kind == "curve":
             seconds = time.perf_counter() - self._begun.wall
-            point = CurvePoint(
-                seconds, message["step"], message["value"], message["metric"], self._phase or ""
-            )
+            step, value, metric = int(message["step"]), float(message["value"]), str(message["metric"])
+            _plain(value)
+            point = CurvePoint(seconds, step, value, metric, self._phase or "")
             self._record.curve.append(point)
         elif kind == "note":
-            self._record.notes[str(message["key"])] = message["value"]
+            self._record.notes[str(message["key"])] = _plain(message["value"])
         elif kind == "size":
             self._record.size = Size(message["parameters"], message["trainable"], message["serving_bytes"])
         elif kind == "failed":

@@ -106,6 +106,7 @@ class Worker:
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
         """Tell the parent that a phase begins and ends; it answers when its clock has been read."""
+        reset_peak(self.job.device)
         self._ask({"kind": "begin", "phase": name, **facts})
         yield
         peak = synchronise(self.job.device)
@@ -151,6 +152,14 @@ def seed_everything(seed: int, device: str) -> None:
         import torch
 
         torch.manual_seed(seed)
+
+
+def reset_peak(device: str) -> None:
+    """Let the device's peak of allocated bytes start from what is allocated now."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def synchronise(device: str) -> int | None:

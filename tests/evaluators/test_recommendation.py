@@ -221,7 +221,8 @@ def test_nobody_to_score_and_no_predictions():
     silent = case.score(nothing)
     assert silent.values["ndcg@20"] == 0
     assert silent.counts["n_missing"] == len(case.query_users)
-    assert "coverage@20" not in silent.values
+    assert silent.values["coverage@20"] == 0
+    assert "gini@20" not in silent.values
     empty = case.score(nothing, positives=Csr.empty(*case.shape), query_users=np.arange(3))
     assert empty.values == {}
     assert empty.chance == {}

@@ -55,24 +55,30 @@ def test_software_can_be_stored() -> None:
 
 
 def test_git_revision(tmp_path: Path) -> None:
-    assert git_revision(tmp_path) is None
+    package = tmp_path / "kpi_bench"
+    package.mkdir()
+    (package / "__init__.py").write_text("1")
+    assert git_revision(package) is None
 
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
     git("init")
-    assert git_revision(tmp_path) is None
-    (tmp_path / "a").write_text("1")
-    git("add", "a")
+    (tmp_path / "README.md").write_text("1")
+    git("add", "README.md")
+    git("commit", "-m", "zero")
+    assert git_revision(package) is None, "the checkout around it is somebody else's"
+    git("add", "kpi_bench")
     git("commit", "-m", "one")
-    clean = git_revision(tmp_path)
+    clean = git_revision(package)
     assert clean is not None
     assert re.fullmatch("[0-9a-f]{40}", clean)
-    (tmp_path / "untracked").write_text("1")
-    assert git_revision(tmp_path) == clean
-    (tmp_path / "a").write_text("2")
-    assert git_revision(tmp_path) == f"{clean}+dirty"
+    (package / "untracked").write_text("1")
+    (tmp_path / "README.md").write_text("2")
+    assert git_revision(package) == clean
+    (package / "__init__.py").write_text("2")
+    assert git_revision(package) == f"{clean}+dirty"
 
 
 def test_devices() -> None:

@@ -107,3 +107,14 @@ def test_nothing_is_executed(place: Path) -> None:
 
 def test_a_module_that_is_not_there_is_an_empty_closure() -> None:
     assert import_closure("no_such_package_at_all.module") == {}
+
+
+def test_what_runs_write_beside_the_code_is_not_code(place: Path) -> None:
+    before = sha256(place)
+    for name in ("runs/kpi-mini/log.json", ".venv/lib/x.py", "README.md"):
+        path = place / "submission" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    assert sha256(place) == before
+    (place / "submission" / "extra.py").write_text("1")
+    assert sha256(place) != before

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from kpi_bench.evaluators.evaluation import Evaluation
-from kpi_bench.harness.assemble import run_flags
+from kpi_bench.harness.assemble import common_site, run_flags
 from kpi_bench.harness.clock import Lap
-from kpi_bench.harness.records import RunKey, RunRecord
+from kpi_bench.harness.records import RunKey, RunRecord, RunSite
 from kpi_bench.harness.results import CurvePoint
 from kpi_bench.harness.scoring import RunScores
 from kpi_bench.harness.summarise import (
@@ -49,9 +49,11 @@ def record(
     peak_device: int | None = None,
     reused: bool = False,
     curve: tuple[CurvePoint, ...] = (),
+    hw_id: str = "h",
 ) -> RunRecord:
     key = RunKey("mine", "a", {}, "b", "task", seed, device)
-    return RunRecord(key, session, laps, curve, notes or {}, None, rss, peak_device, 10.0, None, reused)
+    site = RunSite({"cpu": "x", "hw_id": hw_id}, {}, None)
+    return RunRecord(key, session, site, laps, curve, notes or {}, None, rss, peak_device, 10.0, None, reused)
 
 
 def laps(scale: float) -> dict[str, Lap]:
@@ -184,3 +186,8 @@ def test_flags(
     runs = [record(i, laps(1), session=session) for i, session in enumerate(sessions)]
     before = [record(0, {}, session=session, reused=reused) for session in pretraining]
     assert run_flags(runs, before) == flags
+
+
+def test_runs_of_two_machines_have_no_common_hardware() -> None:
+    assert common_site([record(0, {}), record(1, {})]).hardware["hw_id"] == "h"
+    assert common_site([record(0, {}), record(1, {}, hw_id="other")]).hardware["hw_id"] is None
