@@ -391,7 +391,7 @@ def _positive(text: str) -> float:
 
 def _seeds(text: str) -> tuple[int, ...]:
     try:
-        seeds = tuple(int(part) for part in text.split(","))
+        seeds = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no comma-separated list of whole numbers") from None
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:

@@ -105,13 +105,13 @@ class TestContext:
         ctx = Context(0, "cpu", tmp_path, {}, lambda kind, **values: sent.append((kind, values)))
         ctx.log(3, 1)
         ctx.note("encoder", "bow")
+        # The second item comes too soon after the first to be told.
         assert list(ctx.progress("ab", "reading")) == ["a", "b"]
         assert list(ctx.progress(iter("c"), "counting", total=9)) == ["c"]
         assert sent == [
             ("curve", {"step": 3, "value": 1.0, "metric": "valid"}),
             ("note", {"key": "encoder", "value": "bow"}),
             ("progress", {"description": "reading", "done": 0, "total": 2}),
-            ("progress", {"description": "reading", "done": 1, "total": 2}),
             ("progress", {"description": "counting", "done": 0, "total": 9}),
         ]
 
@@ -184,7 +184,7 @@ def test_a_message_that_makes_no_sense_ends_that_run_alone(tiny_suite: Suite, tm
     """
     record = run(tiny_suite, tmp_path, methods)
     assert record.error is not None
-    assert record.error.startswith("adapt sent the harness a message that it cannot read: KeyError('value')")
+    assert record.error.startswith("adapt sent the harness a message that it cannot read: ValueError")
 
 
 def test_a_child_that_cuts_the_line(tiny_suite: Suite, tmp_path: Path) -> None:
