@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import shutil
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from kpi_bench._io import sha256_file
-from kpi_bench.errors import KpiBenchError, SubmissionError
+from kpi_bench.errors import KpiBenchError, RunError, SubmissionError
 from kpi_bench.harness.assemble import Provenance, ScoredRun, assemble_result, write_with_queries
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.clock import Lap
@@ -102,6 +104,7 @@ def evaluate(
 
     Raises:
         SubmissionError: the submission cannot be started at all (no such class, parameter or task; nothing it answers).
+        RunError: another evaluation is using the output folder.
     """
     return _Evaluation(config, suite, options, listener).run()
 
@@ -127,6 +130,24 @@ def select_tasks(config: SubmissionConfig, suite: Suite, wanted: Sequence[str] |
     return chosen
 
 
+@contextmanager
+def only_user_of(out: Path) -> Iterator[None]:
+    """Hold the output folder: two evaluations in one would remove each other's files and share the cores that they time.
+
+    Raises:
+        RunError: another evaluation holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another evaluation is using {out}; wait for it, or name another folder with --out"
+            ) from None
+        yield
+
+
 class _Evaluation:
     """State of one evaluation."""
 
@@ -149,6 +170,10 @@ class _Evaluation:
         self.submission_s = 0.0
 
     def run(self) -> Report:
+        with only_user_of(self.options.out):
+            return self._run()
+
+    def _run(self) -> Report:
         start = time.perf_counter()
         fingerprint = {**hardware(self.options.device), "calibration": calibrate()}
         self.site = RunSite(fingerprint, environment(), git_revision())

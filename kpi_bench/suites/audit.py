@@ -14,15 +14,25 @@ from tabulate import tabulate
 
 from kpi_bench.suites._audit_graph import audit_graph, audit_triples, related_relations
 from kpi_bench.suites._audit_tasks import audit_examples, audit_interactions
-from kpi_bench.suites._finding import Finding, Severity
+from kpi_bench.suites._finding import Finding, Severity, graded
+from kpi_bench.suites.graph import KnowledgeGraph
 from kpi_bench.suites.suite import Suite
-from kpi_bench.suites.task import ClassificationTask, Examples, Interactions, RecommendationTask, Split, Task
+from kpi_bench.suites.task import (
+    ClassificationTask,
+    Examples,
+    Interactions,
+    LinkPredictionTask,
+    RecommendationTask,
+    Split,
+    Task,
+)
 
 __all__ = [
     "Finding",
     "Severity",
     "audit_examples",
     "audit_graph",
+    "audit_held_out",
     "audit_interactions",
     "audit_suite",
     "audit_task",
@@ -48,7 +58,10 @@ def audit_suite(suite: Suite) -> list[Finding]:
         relations = graph.relation_table.column("name").to_pylist()
         findings += audit_graph(f"KG {name}", triples, entities, relations)
     for name in suite.task_names():
-        findings += audit_task(suite.task(name))
+        task = suite.task(name)
+        findings += audit_task(task)
+        if isinstance(task, LinkPredictionTask):
+            findings += audit_held_out(task, suite.graph(task.spec.kg))
     return findings
 
 
@@ -61,6 +74,27 @@ def audit_task(task: Task) -> list[Finding]:
     if isinstance(task, ClassificationTask):
         return audit_examples(task.spec.name, splits)
     return audit_triples(task.spec.name, splits)
+
+
+def audit_held_out(task: LinkPredictionTask, graph: KnowledgeGraph) -> list[Finding]:
+    """Triples to be predicted that the task's KG states already: what is handed to pre-training must hold none of them."""
+    known = pd.MultiIndex.from_arrays([graph.heads, graph.relations, graph.tails])
+    held_out = {"valid": task.valid, "test": task.test}
+    return [
+        Finding(
+            task.spec.name,
+            f"{name} triples in the KG",
+            graded("leak", found),
+            found,
+            len(split),
+            f"KG {graph.name}, which submissions pre-train on",
+        )
+        for name, split in held_out.items()
+        if split is not None
+        for found in [
+            int(pd.MultiIndex.from_arrays([split.heads, split.relations, split.tails]).isin(known).sum())
+        ]
+    ]
 
 
 def render_findings(findings: Iterable[Finding]) -> str:

@@ -17,10 +17,10 @@ import pytest
 from submission_factory import PRETRAINING, write_submission
 from suite_factory import tiny_suite_frames
 
-from kpi_bench.errors import SubmissionError
+from kpi_bench.errors import RunError, SubmissionError
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.config import SubmissionConfig, read_config
-from kpi_bench.harness.evaluate import Options, Outcome, evaluate
+from kpi_bench.harness.evaluate import Options, Outcome, evaluate, only_user_of
 from kpi_bench.harness.records import read_record, write_record
 from kpi_bench.harness.results import read_result, result_path
 from kpi_bench.suites.suite import Suite, open_suite
@@ -273,3 +273,13 @@ def _ended(pid: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def test_an_output_folder_serves_one_evaluation_at_a_time(tmp_path: Path) -> None:
+    with only_user_of(tmp_path / "out"):
+        with pytest.raises(RunError, match="another evaluation is using"), only_user_of(tmp_path / "out"):
+            pass
+        with only_user_of(tmp_path / "elsewhere"):
+            pass
+    with only_user_of(tmp_path / "out"):
+        pass

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from kpi_bench.suites.audit import (
     Finding,
     audit_examples,
     audit_graph,
+    audit_held_out,
     audit_interactions,
     audit_suite,
     audit_triples,
@@ -18,8 +20,10 @@ from kpi_bench.suites.audit import (
     related_relations,
     render_findings,
 )
+from kpi_bench.suites.graph import KnowledgeGraph
 from kpi_bench.suites.recipes import build_suite
 from kpi_bench.suites.suite import Suite, open_suite
+from kpi_bench.suites.task import LinkPredictionTask, TaskKind, TaskSpec, Triples
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -277,3 +281,33 @@ def test_real_suites_report_their_leaks_by_themselves(raw_data: Path, tmp_path: 
     assert table["wn18rr", "unseen entities in test"] == 210
     assert table["wn18rr", "test leaked by symmetric"] == 1_052
     assert table["db15k", "triple in train and valid"] == 6_584
+
+
+def test_triples_to_be_predicted_must_not_be_in_the_kg() -> None:
+    task, graph = _completion(test=[(0, 0, 1), (1, 0, 2)]), _graph([(0, 0, 1), (2, 0, 3)])
+    found = {f.check: (f.count, f.total, f.severity) for f in audit_held_out(task, graph)}
+    assert found == {"valid triples in the KG": (0, 1, "info"), "test triples in the KG": (1, 2, "leak")}
+
+
+def _triples(rows: list[tuple[int, int, int]]) -> Triples:
+    return Triples(*np.array(rows, dtype=np.int64).T)
+
+
+def _completion(test: list[tuple[int, int, int]]) -> LinkPredictionTask:
+    spec = TaskSpec("links", TaskKind.LINK_PREDICTION, "kg", "d", "", "", "mrr")
+    return LinkPredictionTask(spec, 4, 1, _triples([(0, 0, 3)]), _triples([(3, 0, 0)]), _triples(test))
+
+
+def _graph(rows: list[tuple[int, int, int]]) -> KnowledgeGraph:
+    entities = pa.table(
+        {
+            "entity": range(4),
+            "key": list("abcd"),
+            "name": [None] * 4,
+            "text": [None] * 4,
+            "domain": ["d"] * 4,
+            "kind": ["k"] * 4,
+        }
+    )
+    relations = pa.table({"relation": [0], "key": ["r"], "name": ["r"]})
+    return KnowledgeGraph("kg", *np.array(rows, dtype=np.int64).T, entities, relations)

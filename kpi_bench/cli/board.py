@@ -1,0 +1,71 @@
+"""Commands that read results."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_leaderboard(commands: Any) -> None:
+    """``kpi-bench leaderboard show`` and ``update``, ``kpi-bench compare``."""
+    group = commands.add_parser("leaderboard", help="show the board").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    show = group.add_parser("show", help="print the table")
+    show.add_argument(
+        "results",
+        type=Path,
+        nargs="?",
+        default=Path("leaderboard/results"),
+        help="results folder (default leaderboard/results)",
+    )
+    show.add_argument("--suite", help="only this suite")
+    show.add_argument("--format", choices=("table", "markdown", "csv", "latex", "json"), default="table")
+    show.add_argument("--sort", default="mean_rank", help="mean_rank, borda, name, a task or a cost column")
+    show.set_defaults(run=_leaderboard_show)
+    update = group.add_parser("update", help="bring the boards between markers of a Markdown file up to date")
+    update.add_argument("file", type=Path)
+    update.add_argument(
+        "--results",
+        type=Path,
+        default=Path("leaderboard/results"),
+        help="results folder (default leaderboard/results)",
+    )
+    update.set_defaults(run=_leaderboard_update)
+    compare = commands.add_parser(
+        "compare", help="per-task differences between two submissions, with p values"
+    )
+    compare.add_argument("a")
+    compare.add_argument("b")
+    compare.add_argument(
+        "--results",
+        type=Path,
+        default=Path("leaderboard/results"),
+        help="results folder (default leaderboard/results)",
+    )
+    compare.add_argument("--suite", help="which suite, when there are several")
+    compare.add_argument("--format", choices=("table", "markdown", "csv", "latex", "json"), default="table")
+    compare.set_defaults(run=_compare)
+
+
+def _leaderboard_show(options: argparse.Namespace) -> int:
+    from kpi_bench.leaderboard import show
+
+    print(show(options.results, suite=options.suite, fmt=options.format, sort=options.sort))
+    return 0
+
+
+def _leaderboard_update(options: argparse.Namespace) -> int:
+    from kpi_bench.leaderboard import update_file
+
+    for suite, changed in update_file(options.file, options.results).items():
+        print(f"{options.file}: board of {suite} {'brought up to date' if changed else 'is up to date'}")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from kpi_bench.leaderboard import compare_text
+
+    print(compare_text(options.results, options.a, options.b, suite=options.suite, fmt=options.format))
+    return 0
