@@ -68,7 +68,7 @@ def _reason(repo: str, revision: str, error: BaseException, *, alone: bool) -> s
     if alone:
         return (
             f"{what} is not (completely) in the local Hub cache and the network is off. Fetch it once online "
-            "(unset HF_HUB_OFFLINE, or with network), or point HF_HOME at a cache that has it."
+            "(with HF_HUB_OFFLINE unset), or point HF_HOME at a cache that has it."
         )
     status = _status(error)
     if status == 401:

@@ -61,11 +61,6 @@ def shared_ranks(
     return ranks
 
 
-def mean_score(scores: TaskScores) -> dict[str, Aggregate]:
-    """Mean of a row's scores over all tasks; only of use where the tasks' metrics have one scale."""
-    return _aggregate(scores, lambda task, name: scores[task][name])
-
-
 def mean_rank(scores: TaskScores, higher_is_better: Mapping[str, bool]) -> dict[str, Aggregate]:
     """Mean over tasks of a row's rank (1 is best, ties share the mean rank) among the rows that cover every task.
 

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators import _resampling
-from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, mean_score, shared_ranks
+from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, shared_ranks
 from kpi_bench.evaluators.comparison import holm, mcnemar, paired_permutation_test, permutation_test_macro_f1
 from kpi_bench.evaluators.intervals import (
     bootstrap_interval,
@@ -131,7 +131,7 @@ def test_statistics_refuse_scores_that_are_not_finite(bad: float) -> None:
         lambda: bootstrap_interval([0.1, bad]),
         lambda: paired_permutation_test([0.1, bad], [0.1, 0.2]),
         lambda: shared_ranks({"a": bad}, lambda a, b: True),
-        lambda: mean_score({"t": {"a": bad}}),
+        lambda: mean_rank({"t": {"a": bad}}, {"t": True}),
     ):
         with pytest.raises(EvaluationError, match="NaN or infinite, the first"):
             call()
@@ -403,10 +403,9 @@ UP = {"qa": True, "mae": False}
 
 
 def test_aggregates_are_null_when_a_task_is_missing() -> None:
-    for aggregate in (mean_score(TASKS), mean_rank(TASKS, UP), borda(TASKS, UP)):
+    for aggregate in (mean_rank(TASKS, UP), borda(TASKS, UP)):
         assert aggregate["half"] == Aggregate(None, 1, 2)
         assert all(aggregate[name].covered == aggregate[name].total == 2 for name in "abc")
-    assert mean_score(TASKS)["a"].value == pytest.approx(0.7)
 
 
 def test_mean_rank_ignores_rows_with_gaps_and_borda_counts_them() -> None:
@@ -424,4 +423,4 @@ def test_mean_rank_ignores_rows_with_gaps_and_borda_counts_them() -> None:
 def test_borda_is_null_without_an_opponent() -> None:
     assert borda({"t": {"a": 0.5}}, {"t": True}) == {"a": Aggregate(None, 1, 1)}
     assert mean_rank({"t": {"a": 0.5}}, {"t": True}) == {"a": Aggregate(1.0, 1, 1)}
-    assert mean_score({}) == {}
+    assert mean_rank({}, {}) == {}
