@@ -58,7 +58,8 @@ class Suite:
         if name not in self.graph_names():
             raise SuiteError(f"suite {self.name} has no KG {name!r}; it has {', '.join(self.graph_names())}")
         if name not in self._graphs:
-            self._graphs[name] = read_graph(self.folder / "kgs" / name, name)
+            linked = f"kgs/{name}/links.parquet" in self.manifest.files
+            self._graphs[name] = read_graph(self.folder / "kgs" / name, name, linked=linked)
         return self._graphs[name]
 
     def task(self, name: str) -> Task:
@@ -80,10 +81,9 @@ def open_suite(
     return Suite(read_manifest(folder), folder, source or str(folder), repo, revision)
 
 
-def read_graph(folder: Path, name: str) -> KnowledgeGraph:
-    """Read the tables of one KG folder."""
+def read_graph(folder: Path, name: str, *, linked: bool) -> KnowledgeGraph:
+    """Read the tables of one KG folder; ``links.parquet`` only when ``linked``, that is, when the manifest lists (and so checks) it."""
     triples = pq.read_table(folder / "triples.parquet").combine_chunks()
-    links = folder / "links.parquet"
     return KnowledgeGraph(
         name=name,
         heads=triples.column("head").to_numpy(),
@@ -91,7 +91,7 @@ def read_graph(folder: Path, name: str) -> KnowledgeGraph:
         tails=triples.column("tail").to_numpy(),
         entities=pq.read_table(folder / "entities.parquet"),
         relation_table=pq.read_table(folder / "relations.parquet"),
-        links=pq.read_table(links) if links.is_file() else None,
+        links=pq.read_table(folder / "links.parquet") if linked else None,
     )
 
 
