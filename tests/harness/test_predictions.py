@@ -40,27 +40,6 @@ from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import ClassificationTask, LinkPredictionTask, RecommendationTask, TaskKind
 
 
-@pytest.fixture
-def music(tiny_suite: Suite) -> RecommendationTask:
-    task = tiny_suite.task("shop_music")
-    assert isinstance(task, RecommendationTask)
-    return task
-
-
-@pytest.fixture
-def qa(tiny_suite: Suite) -> ClassificationTask:
-    task = tiny_suite.task("shop_games_qa")
-    assert isinstance(task, ClassificationTask)
-    return task
-
-
-@pytest.fixture
-def links(tiny_suite: Suite) -> LinkPredictionTask:
-    task = tiny_suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
-    return task
-
-
 def music_queries(task: RecommendationTask) -> RecommendationQueries:
     return recommendation_queries(task, users_with_tests(task), task.spec.mask)
 

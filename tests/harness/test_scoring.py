@@ -24,29 +24,7 @@ from kpi_bench.harness.scoring import (
 )
 from kpi_bench.harness.withhold import query_frame, recommendation_queries
 from kpi_bench.harness.withhold import test_users as users_with_tests
-from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import ClassificationTask, Interactions, LinkPredictionTask, RecommendationTask
-
-
-@pytest.fixture
-def music(tiny_suite: Suite) -> RecommendationTask:
-    task = tiny_suite.task("shop_music")
-    assert isinstance(task, RecommendationTask)
-    return task
-
-
-@pytest.fixture
-def review(tiny_suite: Suite) -> ClassificationTask:
-    task = tiny_suite.task("library_review")
-    assert isinstance(task, ClassificationTask)
-    return task
-
-
-@pytest.fixture
-def links(tiny_suite: Suite) -> LinkPredictionTask:
-    task = tiny_suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
-    return task
 
 
 def items_of(split: Interactions | None, user: int) -> set[int]:
