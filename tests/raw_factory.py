@@ -20,6 +20,7 @@ def write_raw(root: Path) -> Path:
     _fb15k(root / "fb15k-237")
     _wn18rr(root / "wn18rr")
     _db15k(root / "mkg" / "DB15K")
+    _codex(root / "codex-s")
     return root
 
 
@@ -154,3 +155,14 @@ def _db15k(base: Path) -> None:
     _write(base / "train2id.txt", "2\n0 1 1\n1 2 0\n")
     _write(base / "valid2id.txt", "3\n2 0 0\n2 0 0\n0 1 1\n")
     _write(base / "test2id.txt", "1\n2 0 0\n")
+
+
+def _codex(base: Path) -> None:
+    """Q9 has a type that another precedes, Q30 occurs in valid alone, Q100 has no type."""
+    _write(base / "train.txt", "Q9\tP27\tQ100\nQ100\tP106\tQ9\n")
+    _write(base / "valid.txt", "Q30\tP27\tQ100\n")
+    _write(base / "test.txt", "Q9\tP106\tQ30\n")
+    _write(base / "entity2types.json", json.dumps({"Q9": ["Q5", "Q6"], "Q30": ["Q6"], "Q8": ["Q5"]}))
+    _write(base / "types.json", json.dumps({"Q5": {"label": "human"}, "Q6": {"label": "country"}}))
+    relations = {"P27": "country of citizenship", "P106": "occupation", "P1": "unused"}
+    _write(base / "relations.json", json.dumps({key: {"label": name} for key, name in relations.items()}))

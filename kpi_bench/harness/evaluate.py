@@ -28,6 +28,7 @@ from kpi_bench.harness.supervise import Limits, default_memory_limit, run_job
 from kpi_bench.harness.withhold import file_states, withheld_copy
 from kpi_bench.harness.worker import PRETRAINS, Action, Job
 from kpi_bench.suites.suite import Suite
+from kpi_bench.suites.task import TaskKind
 
 DEFAULT_SECONDS = 4 * 3600.0
 
@@ -130,6 +131,11 @@ def select_tasks(config: SubmissionConfig, suite: Suite, wanted: Sequence[str] |
     return chosen
 
 
+def answered_kinds(config: SubmissionConfig, suite: Suite) -> tuple[TaskKind, ...]:
+    """Kinds of the suite's tasks that the submission answers, sorted."""
+    return tuple(sorted({spec.kind for spec in suite.manifest.tasks} & set(config.submission.tasks)))
+
+
 @contextmanager
 def only_user_of(out: Path) -> Iterator[None]:
     """Hold the output folder: two evaluations in one would remove each other's files and share the cores that they time.
@@ -161,6 +167,8 @@ class _Evaluation:
         self.config, self.suite, self.options, self.listener = config, suite, options, listener
         self.params = config.resolve_params(suite.name, options.config, options.params)
         self.tasks = select_tasks(config, suite, options.tasks)
+        # Not those of the selected tasks: a row whose tasks are run one by one must pre-train as it does when they are run together.
+        self.kinds = answered_kinds(config, suite)
         self.pretrains = False
         self.sha256 = source_sha256(config)
         self.session = uuid.uuid4().hex[:12]
@@ -310,6 +318,7 @@ class _Evaluation:
             submission=str(self.config.folder),
             params=self.params,
             suite=str(self.withheld),
+            kinds=self.kinds,
             task=task,
             seed=seed,
             device=self.options.device,

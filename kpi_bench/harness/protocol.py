@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -16,7 +16,7 @@ from kpi_bench._csr import Csr
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.ranking import TopK
 from kpi_bench.suites.graph import KnowledgeGraph
-from kpi_bench.suites.task import Task
+from kpi_bench.suites.task import Task, TaskKind
 
 T = TypeVar("T")
 
@@ -184,13 +184,18 @@ class Submission:
         raise NotImplementedError
 
     def parameters(self) -> Mapping[str, int]:
-        """Counts behind the result's size columns: ``total`` and ``trainable`` (during adapt)."""
+        """Counts behind the result's size columns: ``total``, ``trainable`` (during adapt) and, where the model was pruned,
+        ``kept``: the non-zero parameters that serving needs (``total`` when left out)."""
         return {"total": 0, "trainable": 0}
 
     def export(self, folder: Path) -> None:
         """Write what must be shipped to serve the adapted task; the harness measures its bytes. Nothing by default."""
 
     @classmethod
-    def pretrains(cls) -> bool:
-        """True when the class overrides :meth:`pretrain`."""
+    def pretrains(cls, kinds: Collection[TaskKind]) -> bool:
+        """Whether :meth:`pretrain` is called on a suite where the submission answers tasks of ``kinds``; by default, when it is overridden.
+
+        A method that would learn nothing more from the KG than its ``adapt`` learns from the task returns False: the KG of a
+        link-prediction suite is its task's train split. Then ``load_pretrained`` is not called either.
+        """
         return cls.pretrain is not Submission.pretrain

@@ -127,11 +127,13 @@ class Memory:
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters in all, those trained in adapt, and bytes on disk of what must be shipped to serve; null where unknown."""
+    """Parameters in all, those trained in adapt, bytes on disk of what must be shipped to serve, and the non-zero parameters that
+    serving needs; null where unknown. ``kept`` is absent from results made before it was counted."""
 
     parameters: int | None = None
     trainable: int | None = None
     serving_bytes: int | None = None
+    kept: int | None = None
 
 
 @dataclass(frozen=True)

@@ -266,7 +266,9 @@ class _Watch:
         elif kind == "note":
             self._record.notes[str(message["key"])] = _plain(message["value"])
         elif kind == "size":
-            self._record.size = Size(message["parameters"], message["trainable"], message["serving_bytes"])
+            self._record.size = Size(
+                message["parameters"], message["trainable"], message["serving_bytes"], message["kept"]
+            )
         elif kind == "failed":
             where = f" at {message['where']}" if message.get("where") else ""
             self._record.error = f"{self._where()} failed: {message['error']}{where}"

@@ -44,12 +44,16 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do: look at the class, pre-train, or adapt to and predict one task. Paths are absolute."""
+    """What a child is to do: look at the class, pre-train, or adapt to and predict one task. Paths are absolute.
+
+    ``kinds`` are those of the suite's tasks that the submission answers, whichever of them are run.
+    """
 
     action: Action
     submission: str
     params: dict[str, Any]
     suite: str
+    kinds: tuple[TaskKind, ...]
     task: str | None
     seed: int
     device: str
@@ -69,7 +73,8 @@ class Worker:
     def run(self) -> None:
         """Do the job, phase by phase."""
         if self.job.action is Action.INSPECT:
-            pretrains = load_class(read_config(Path(self.job.submission))).pretrains()
+            cls = load_class(read_config(Path(self.job.submission)))
+            pretrains = cls.pretrains(frozenset(self.job.kinds))
             self.channel.send({"kind": "note", "key": PRETRAINS, "value": pretrains})
             return
         with self.phase("load"):
@@ -127,15 +132,22 @@ class Worker:
 
     def _report_size(self, submission: Submission) -> None:
         counts = submission.parameters()
+        total = int(counts.get("total", 0))
+        kept = int(counts.get("kept", total))
+        if not 0 <= kept <= total:
+            raise SubmissionError(
+                f"parameters() counts {kept} kept of {total} in total; kept are the non-zero ones among the total"
+            )
         export = Path(self.job.export)
         submission.export(export)
         files = [path for path in export.rglob("*") if path.is_file()]
         self.channel.send(
             {
                 "kind": "size",
-                "parameters": int(counts.get("total", 0)),
+                "parameters": total,
                 "trainable": int(counts.get("trainable", 0)),
                 "serving_bytes": sum(path.stat().st_size for path in files) if files else None,
+                "kept": kept,
             }
         )
 

@@ -47,7 +47,7 @@ def cost(column: str, value: float | None) -> str:
         return ABSENT
     if column in ("peak_rss", "peak_device", "serving_bytes"):
         return _significant(value / 1e6)
-    if column in ("parameters", "queries_per_s"):
+    if column in ("parameters", "kept", "queries_per_s"):
         return _count(value)
     return _significant(value)
 

@@ -21,7 +21,7 @@ class Costs:
 
     ``pretrain_s`` counts once for all tasks (the largest on record when the tasks were run apart), ``adapt_predict_s`` and
     ``cpu_s`` (pretrain once, adapt and predict of each task) add up over tasks. ``amortised_s`` is pretrain / n_tasks + adapt
-    per task, averaged over tasks. Memory (bytes), ``parameters`` and ``serving_bytes`` are the largest of any task and seed.
+    per task, averaged over tasks. Memory (bytes), ``parameters``, ``kept`` and ``serving_bytes`` are the largest of any task and seed.
     ``queries_per_s`` is all test queries over the time they take. ``gpu_s`` is that share of the seconds in which a GPU was held.
     """
 
@@ -33,13 +33,14 @@ class Costs:
     peak_rss: int | None
     peak_device: int | None
     parameters: int | None
+    kept: int | None
     serving_bytes: int | None
     queries_per_s: float | None
 
 
 COLUMNS = tuple(field.name for field in fields(Costs))
 """Names of the cost columns."""
-HARDWARE_FREE = ("parameters", "serving_bytes")
+HARDWARE_FREE = ("parameters", "kept", "serving_bytes")
 """Columns that mean the same on any machine."""
 HIGHER_IS_BETTER = ("queries_per_s",)
 
@@ -61,6 +62,7 @@ def costs_of(results: Sequence[Result]) -> Costs:
         peak_rss=_largest(value for result in results for value in result.memory.peak_rss),
         peak_device=_largest(value for result in results for value in result.memory.peak_device or ()),
         parameters=_largest(result.size.parameters for result in results),
+        kept=_largest(result.size.kept for result in results),
         serving_bytes=_largest(result.size.serving_bytes for result in results),
         queries_per_s=_throughput(results),
     )

@@ -30,6 +30,7 @@ COST_HEADERS = {
     "peak_rss": "RSS MB",
     "peak_device": "device MB",
     "parameters": "params",
+    "kept": "kept",
     "serving_bytes": "serving MB",
     "queries_per_s": "queries/s",
 }
@@ -184,14 +185,24 @@ def _quality(board: BoardTable, draw: _DrawCell, name: _DrawName) -> Grid:
 
 
 def _cost(board: BoardTable, name: _DrawName) -> Grid:
+    # Where nothing was pruned, kept repeats params; a terminal has no room for that.
+    pruned = any(row.costs.kept not in (None, row.costs.parameters) for row in board.rows)
+    columns = [column for column in COLUMNS if column != "kept" or pruned]
     rows = []
     for row in board.rows:
-        costs = (_cost_cell(board, row, column) for column in COLUMNS)
+        costs = (_cost_cell(board, row, column) for column in columns)
         seeds = "-".join(str(n) for n in sorted(set(row.n_seeds)))
         flags = ", ".join(flag for flag in row.flags if flag != "single_seed")
         hardware = (row.hw_id or "mixed")[:8] + ("" if _comparable_hardware(board, row) else "†")
         rows.append((name(row), *costs, hardware, seeds, row.size, flags or _numbers.ABSENT))
-    headers = ("submission", *COST_HEADERS.values(), "hardware", "seeds", "size", "flags")
+    headers = (
+        "submission",
+        *(COST_HEADERS[column] for column in columns),
+        "hardware",
+        "seeds",
+        "size",
+        "flags",
+    )
     return Grid(headers, tuple(rows)).without_empty_columns(_numbers.ABSENT)
 
 

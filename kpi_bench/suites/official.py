@@ -13,6 +13,7 @@ OFFICIAL_DIGESTS: dict[str, str] = {
     "fb15k-237@1.0.0": "1f9f8045b473c9a5614022aebf1fba4367edd6efa81bd0dcc4c13749c1dbc723",
     "wn18rr@1.0.0": "a44ea598bb7d84c4458a1e1f2f9636dca9ecbe0075aa4a727b0750babf88f277",
     "db15k@1.0.0": "2e8ad269490a90cdad0249cd387e528fcf58f79eb3250bfe47f4534a9a9e43e1",
+    "codex-s@1.0.0": "7bd36be35a886b7e4933e7e4ba22f6a333ff9bda81dc2f663aebad8b204fff62",
 }
 
 

@@ -12,7 +12,7 @@ from submission_factory import write_submission
 
 from kpi_bench.harness.clock import ProcessMeter
 from kpi_bench.harness.evaluate import Options, evaluate
-from kpi_bench.harness.results import Result, read_result, result_path
+from kpi_bench.harness.results import Result, Size, read_result, result_path
 from kpi_bench.suites.suite import Suite
 
 METHODS = """
@@ -40,7 +40,7 @@ def predict(self, task, queries, ctx):
     return super().predict(task, queries, ctx)
 
 def parameters(self):
-    return {"total": 123, "trainable": 23}
+    return {"total": 123, "trainable": 23, "kept": 45}
 
 def export(self, folder):
     (folder / "weights").mkdir()
@@ -107,7 +107,7 @@ def test_curve_points_have_rising_seconds_from_the_start_of_their_phase(
 def test_notes_size_and_throughput(measured: tuple[Result, Path]) -> None:
     result = measured[0]
     assert result.notes["encoder"] == ("none",)
-    assert (result.size.parameters, result.size.trainable, result.size.serving_bytes) == (123, 23, 1024)
+    assert result.size == Size(parameters=123, trainable=23, serving_bytes=1024, kept=45)
     rate = result.main.n_queries / result.timing.phases["predict"].wall_s[0]
     assert result.timing.queries_per_s == pytest.approx((rate,))
 

@@ -187,7 +187,7 @@ class TestParams:
 def test_load_class(tmp_path: Path) -> None:
     cls = load_class(write_submission(tmp_path / "fine"))
     assert issubclass(cls, Submission)
-    assert not cls.pretrains()
+    assert not cls.pretrains(set(TaskKind))
 
 
 def test_each_submission_gets_the_module_in_its_own_folder(tmp_path: Path) -> None:

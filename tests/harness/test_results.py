@@ -78,6 +78,14 @@ def test_round_trip(result: Result, tmp_path: Path) -> None:
     assert queries_path(path) == tmp_path / "tiny/music/mine.queries.parquet"
 
 
+def test_a_result_from_before_kept_parameters_were_counted(result: Result, tmp_path: Path) -> None:
+    path = write_result(tmp_path, result)
+    raw = json.loads(path.read_text())
+    del raw["size"]["kept"]
+    path.write_text(json.dumps(raw))
+    assert read_result(path).size == Size(10, 5, None, kept=None)
+
+
 def test_numbers_are_not_rounded(result: Result, tmp_path: Path) -> None:
     exact = dataclasses.replace(result, metrics={"ndcg@20": summary(1 / 3)})
     assert read_result(write_result(tmp_path, exact)).main.mean == 1 / 3

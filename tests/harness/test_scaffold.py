@@ -124,6 +124,10 @@ def test_every_wrong_signature_is_listed(tmp_path: Path) -> None:
 
     def export(self):
         pass
+
+    @classmethod
+    def pretrains(cls):
+        return False
     """
     write_submission(tmp_path / "wrong", methods)
     fault = check_submission(tmp_path / "wrong", never)[-1].fault or ""
@@ -131,6 +135,7 @@ def test_every_wrong_signature_is_listed(tmp_path: Path) -> None:
     assert "adapt takes (self, task); the protocol wants (self, task, ctx)" in fault
     assert "predict takes (self, task, queries, ctx, beam); the protocol wants" in fault
     assert "export takes (self); the protocol wants (self, folder)" in fault
+    assert "pretrains takes (); the protocol wants (kinds)" in fault
     assert "save_pretrained" not in fault
 
 

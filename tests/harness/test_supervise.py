@@ -21,6 +21,7 @@ from kpi_bench.harness.supervise import (
 from kpi_bench.harness.withhold import withheld_copy
 from kpi_bench.harness.worker import Action, Job
 from kpi_bench.suites.suite import Suite
+from kpi_bench.suites.task import TaskKind
 
 OWN = {
     "HOME", "HF_HOME", "HF_HUB_CACHE", "HF_TOKEN_PATH", "HF_HUB_DISABLE_IMPLICIT_TOKEN", "HF_HUB_DISABLE_TELEMETRY",
@@ -156,6 +157,7 @@ def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = No
         submission=str(config.folder),
         params={},
         suite=str(withheld_copy(tiny_suite, place / "withheld")),
+        kinds=(TaskKind.CLASSIFICATION,),
         task="shop_games_qa",
         seed=0,
         device="cpu",
@@ -165,6 +167,14 @@ def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = No
         export=str(place / "export"),
     )
     return run_job(job, place / "run", limits=limits)
+
+
+@pytest.mark.parametrize("kept", [-1, 11])
+def test_kept_parameters_are_among_the_total(tiny_suite: Suite, tmp_path: Path, kept: int) -> None:
+    methods = f"def parameters(self):\n    return {{'total': 10, 'trainable': 0, 'kept': {kept}}}"
+    record = run(tiny_suite, tmp_path, methods)
+    assert record.error is not None
+    assert f"parameters() counts {kept} kept of 10 in total" in record.error
 
 
 def test_a_good_run(tiny_suite: Suite, tmp_path: Path) -> None:

@@ -85,6 +85,7 @@ class Maker:
         adapt_s: float = 10.0,
         flags: tuple[str, ...] = (),
         code: str = "c" * 64,
+        kept: int | None = 1_234_567,
     ) -> Path:
         """Write one result and its per-query file; returns the result's path."""
         kind, metric, n_classes = _KINDS.get(task, ("recommendation", "ndcg@20", 0))
@@ -127,7 +128,7 @@ class Maker:
                 phases, tuple(() for _ in seeds), tuple(1000.0 for _ in seeds), (0.1,) * len(seeds)
             ),
             memory=Memory((500_000_000,) * len(seeds)),
-            size=Size(1_234_567, 1_000, 5_000_000),
+            size=Size(1_234_567, 1_000, 5_000_000, kept),
             hardware={"hw_id": hw_id, "cpu": "test"},
             environment={"python": "3.11"},
             notes={},

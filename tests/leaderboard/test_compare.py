@@ -122,7 +122,7 @@ def test_cost_ratios_need_equal_hardware(maker: Maker) -> None:
     assert same is not None
     assert other is not None
     assert same.ratios["adapt_predict_s"] == pytest.approx(2.0)
-    assert set(other.ratios) == {"parameters", "serving_bytes"}
+    assert set(other.ratios) == {"parameters", "kept", "serving_bytes"}
 
 
 def test_errors(maker: Maker) -> None:

@@ -42,6 +42,20 @@ def test_terminal_table_shows_what_must_be_seen(table: BoardTable) -> None:
     assert max(len(line) for line in text.splitlines()) <= 140
 
 
+def test_kept_parameters_have_a_column_where_a_row_was_pruned(table: BoardTable, tmp_path: Path) -> None:
+    assert "kept" not in render([table], "table")
+    maker = Maker(tmp_path / "results", n_queries=120)
+    maker.submission("whole", 0.8)
+    maker.submission("pruned", 0.7, kept=1_234)
+    maker.submission("older", 0.6, kept=None)
+    text = render([board(load_results(maker.root), SUITE)], "markdown")
+    header = next(line for line in text.splitlines() if "params" in line)
+    column = [cell.strip() for cell in header.split("|")].index("kept")
+    costs = text[text.index(header) :].splitlines()[2:5]
+    cells = {line.split("|")[1].strip(): line.split("|")[column].strip() for line in costs}
+    assert cells == {"whole": "1.23M", "pruned": "1.23k*", "older": "-"}
+
+
 def test_markdown_bolds_the_best_and_marks_floors(table: BoardTable) -> None:
     text = render([table], "markdown")
     for row in table.rows:

@@ -101,6 +101,19 @@ def test_costs_add_up(maker: Maker) -> None:
     assert costs.queries_per_s == pytest.approx(1000.0)
 
 
+def test_kept_parameters_are_ranked_on_any_hardware(maker: Maker) -> None:
+    maker.submission("whole", 0.5)
+    maker.submission("pruned", 0.5, kept=1_000, hw_id="hw-two")
+    maker.submission("older", 0.5, kept=None)
+    table = _board(maker)
+    kept = {row.name: (row.costs.kept, row.cost_ranks.get("kept")) for row in table.rows}
+    assert kept == {
+        "whole": (1_234_567, SharedRank(2, False)),
+        "pruned": (1_000, SharedRank(1, False)),
+        "older": (None, None),
+    }
+
+
 def test_costs_without_pretraining(maker: Maker) -> None:
     maker.submission("plain", 0.5, pretrain_s=None)
     costs = _board(maker).rows[0].costs

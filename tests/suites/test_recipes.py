@@ -14,7 +14,8 @@ from kpi_bench.suites.task import KgSpec, RecommendationTask
 from kpi_bench.suites.verify import verify_suite
 from kpi_bench.suites.writer import SuiteFrames, TaskFrames
 
-FROM_RAW = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k")
+IN_SHARED_DATA = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k")
+FROM_RAW = (*IN_SHARED_DATA, "codex-s")
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,7 @@ def test_public_suite_is_as_published(raw: Path) -> None:
 
 
 def test_link_prediction_suites_have_train_only_kgs_and_text(raw: Path) -> None:
-    freebase, wordnet, dbpedia = (build_frames(name, raw) for name in FROM_RAW[2:])
+    freebase, wordnet, dbpedia = (build_frames(name, raw) for name in ("fb15k-237", "wn18rr", "db15k"))
     assert rows(freebase.kgs[0].triples) == [(1, 1, 0)]
     assert freebase.kgs[0].entities["name"].tolist() == [None, "Anna", None]
     assert any("1 of 2 test triples are also in train" in note for note in freebase.tasks[0].spec.notes)
@@ -212,6 +213,20 @@ def test_link_prediction_suites_have_train_only_kgs_and_text(raw: Path) -> None:
     )
 
 
+def test_codex_ids_follow_sorted_keys_and_kinds_are_types(raw: Path) -> None:
+    codex = build_frames("codex-s", raw)
+    (kg,), (links,) = codex.kgs, codex.tasks
+    assert kg.entities["key"].tolist() == ["Q100", "Q30", "Q9"]
+    assert kg.entities["kind"].tolist() == ["entity", "country", "human"]
+    assert kg.entities["name"].isna().all()
+    assert kg.relations["key"].tolist() == ["P106", "P27"]
+    assert kg.relations["name"].tolist() == ["occupation", "country of citizenship"]
+    assert rows(kg.triples) == rows(links.splits["train"]) == [(2, 1, 0), (0, 0, 2)]
+    assert rows(links.splits["valid"]) == [(1, 1, 0)]
+    assert rows(links.splits["test"]) == [(2, 0, 1)]
+    assert links.spec.notes == ()
+
+
 def test_openke_count_is_checked(raw: Path, tmp_path: Path) -> None:
     again = write_raw(tmp_path)
     (again / "mkg/DB15K/test2id.txt").write_text("2\n2 0 0\n", encoding="utf-8")
@@ -225,9 +240,9 @@ def test_openke_count_is_checked(raw: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def real(raw_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Suite]:
     base = tmp_path_factory.mktemp("real")
-    for recipe in FROM_RAW:
+    for recipe in IN_SHARED_DATA:
         build_suite(recipe, raw_data, base / recipe)
-    return {recipe: open_suite(base / recipe) for recipe in FROM_RAW}
+    return {recipe: open_suite(base / recipe) for recipe in IN_SHARED_DATA}
 
 
 TASK_ROWS = {
@@ -262,7 +277,7 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("recipe", FROM_RAW)
+@pytest.mark.parametrize("recipe", IN_SHARED_DATA)
 def test_real_builds_have_the_counts_of_the_data_readme(recipe: str, real: dict[str, Suite]) -> None:
     suite = real[recipe]
     verify_suite(suite.folder, suite.manifest)
@@ -280,7 +295,7 @@ def test_real_builds_have_the_counts_of_the_data_readme(recipe: str, real: dict[
     assert graphs == GRAPHS[recipe]
 
 
-@pytest.mark.parametrize("recipe", FROM_RAW)
+@pytest.mark.parametrize("recipe", IN_SHARED_DATA)
 def test_real_builds_are_deterministic(
     recipe: str, real: dict[str, Suite], raw_data: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ RECIPES = {
     "fb15k-237": "fb15k_237",
     "wn18rr": "wn18rr",
     "db15k": "db15k",
+    "codex-s": "codex_s",
 }
 
 
