@@ -24,7 +24,7 @@ class AdaptedRecommender:
         self._users, self._items = fitted.user_factors, fitted.item_factors
         self._known = train.lengths() > 0
         self._popularity = np.bincount(train.indices, minlength=train.n_columns).astype(np.float32)
-        self.total_parameters = fitted.total_parameters
+        self.total_parameters = self.kept_parameters = fitted.total_parameters
         self.trainable_parameters = fitted.trainable_parameters
 
     def predict(self, queries: Queries, ctx: Context) -> Predictions:
@@ -64,7 +64,7 @@ class AdaptedClassifier:
 
     def __init__(self, fitted: FittedClassifier) -> None:
         self._fitted = fitted
-        self.total_parameters = fitted.total_parameters
+        self.total_parameters = self.kept_parameters = fitted.total_parameters
         self.trainable_parameters = fitted.trainable_parameters
 
     def predict(self, queries: Queries, ctx: Context) -> Predictions:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from baselines.common.encoders import HashedEncoder, TextEncoder, TransformerEncoder, resolve_encoder
 from baselines.common.heads import ClassificationHead, TextConfig
 from baselines.common.plugs import Plug
-from baselines.common.training import Schedule, one_thread, train
+from baselines.common.training import Schedule, gradient_step, one_thread, train
 from kpi_bench import ClassificationTask, Context, Examples
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.classification import score_classification
@@ -114,10 +114,14 @@ def fit_classifier(
         fit = train(
             model,
             epoch=_shuffled(len(labels), config.batch_size, generator, device),
-            loss=lambda rows: nn.functional.cross_entropy(
-                model.logits(train_inputs, entities, rows), labels[rows]
+            step=gradient_step(
+                lambda rows: nn.functional.cross_entropy(
+                    model.logits(train_inputs, entities, rows), labels[rows]
+                ),
+                _optimizer(model, config),
+                clip=model.parameters(),
+                clip_norm=1.0 if config.tune_encoder else 0.0,
             ),
-            optimizer=_optimizer(model, config),
             evaluate=lambda: _valid_score(
                 task, _probabilities(model, valid_inputs, valid_entities, config.batch_size)
             ),
@@ -125,7 +129,6 @@ def fit_classifier(
             ctx=ctx,
             metric=f"valid_{task.spec.main_metric}",
             description=f"{task.spec.name}: text head",
-            clip_norm=1.0 if config.tune_encoder else 0.0,
         )
     head_size = sum(t.numel() for t in [*head.parameters(), *head.buffers()])
     return FittedClassifier(

@@ -34,6 +34,7 @@ class Adapted(Protocol):
 
     total_parameters: int
     trainable_parameters: int
+    kept_parameters: int
 
     def predict(self, queries: Queries, ctx: Context) -> Predictions: ...
 
@@ -110,7 +111,11 @@ class TaskSubmission(Submission):
 
     def parameters(self) -> Mapping[str, int]:
         _, adapted = self._current()
-        return {"total": adapted.total_parameters, "trainable": adapted.trainable_parameters}
+        return {
+            "total": adapted.total_parameters,
+            "trainable": adapted.trainable_parameters,
+            "kept": adapted.kept_parameters,
+        }
 
     def export(self, folder: Path) -> None:
         self._current()[1].export(folder)

@@ -43,7 +43,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Fit:
-    """What training ended with: the epoch whose state was kept (from 1) and its score."""
+    """What training ended with: the epoch whose state was kept (from 1), its score on valid (NaN where there is no valid), and how
+    many epochs were run."""
 
     best_epoch: int
     best_score: float
@@ -54,18 +55,18 @@ def train(
     model: nn.Module,
     *,
     epoch: Callable[[], Iterable[B]],
-    loss: Callable[[B], Tensor],
-    optimizer: torch.optim.Optimizer,
-    evaluate: Callable[[], float],
+    step: Callable[[B], Tensor],
+    evaluate: Callable[[], float] | None,
     schedule: Schedule,
     ctx: Context,
     metric: str,
     description: str,
-    clip_norm: float = 0.0,
 ) -> Fit:
     """Train ``model`` in place and leave it in its best state on valid (``evaluate``: higher is better).
 
-    ``epoch()`` yields the batches of one epoch. The kept state is that of the trainable parameters.
+    ``epoch()`` yields the batches of one epoch; ``step`` learns from one and returns its loss (:func:`gradient_step` makes the usual
+    one). The kept state is that of the trainable parameters. Without ``evaluate`` there is nothing to stop on: all epochs are run and
+    the last state stays.
 
     Raises:
         SubmissionError: the loss of an epoch is NaN or infinite, or the valid score is NaN.
@@ -75,9 +76,9 @@ def train(
     kept: dict[str, Tensor] = {}
     misses = done = 0
     for number in ctx.progress(range(1, schedule.epochs + 1), description):
-        _run_epoch(model, epoch(), loss, optimizer, clip_norm, number, description)
+        _run_epoch(model, epoch(), step, number, description)
         done = number
-        if number % schedule.eval_every and number != schedule.epochs:
+        if evaluate is None or (number % schedule.eval_every and number != schedule.epochs):
             continue
         model.eval()
         # Not inference_mode: a plug may keep what it computes here for the next training step.
@@ -93,32 +94,46 @@ def train(
             misses += 1
             if misses >= schedule.patience:
                 break
-    _restore(model, kept)
     model.eval()
+    if evaluate is None:
+        return Fit(done, math.nan, done)
+    _restore(model, kept)
     ctx.note("best_epoch", best.best_epoch)
     return Fit(best.best_epoch, best.best_score, done)
 
 
-def _run_epoch(
-    model: nn.Module,
-    batches: Iterable[B],
+def gradient_step(
     loss: Callable[[B], Tensor],
     optimizer: torch.optim.Optimizer,
-    clip_norm: float,
-    number: int,
-    description: str,
-) -> None:
-    model.train()
-    total: Tensor | None = None
-    for batch in batches:
+    *,
+    clip: Iterable[Tensor] = (),
+    clip_norm: float = 0.0,
+) -> Callable[[B], Tensor]:
+    """The usual step: the gradient of ``loss``, its norm over the parameters ``clip`` cut at ``clip_norm`` (0: not cut), one
+    update by the optimizer."""
+    clipped = list(clip)
+
+    def step(batch: B) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         value = loss(batch)
         value.backward()  # type: ignore[no-untyped-call]
         if clip_norm > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+            nn.utils.clip_grad_norm_(clipped, clip_norm)
         optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def _run_epoch(
+    model: nn.Module, batches: Iterable[B], step: Callable[[B], Tensor], number: int, description: str
+) -> None:
+    model.train()
+    total: Tensor | None = None
+    for batch in batches:
         # Summed on the device and read once an epoch: reading each step would stall a GPU.
-        total = value.detach() if total is None else total + value.detach()
+        value = step(batch)
+        total = value if total is None else total + value
     if total is None:
         raise SubmissionError(f"{description}: an epoch has no training batch; the train split is empty")
     if not bool(torch.isfinite(total)):

@@ -18,7 +18,7 @@ from baselines.common.propagation import Propagation
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.sampling import NegativeSampler, PairSampler
 from baselines.common.top_k import rank_by_one_score, rank_by_scores
-from baselines.common.training import Schedule, train
+from baselines.common.training import Fit, Schedule, gradient_step, train
 from kpi_bench import Context, Csr, RecommendationQueries
 from kpi_bench._dgl import dgl_available
 from kpi_bench.errors import SubmissionError
@@ -119,34 +119,57 @@ class _Counter(nn.Module):
         self.steps = nn.Parameter(torch.zeros(()))
 
 
-def _train_counter(scores: list[float], **schedule: int) -> tuple[_Counter, list[tuple[str, dict[str, Any]]]]:
+def _train_counter(
+    scores: list[float] | None, **schedule: int
+) -> tuple[_Counter, Fit, list[tuple[str, dict[str, Any]]]]:
     model, events = _Counter(), []
-    remaining = iter(scores)
-    train(
+    remaining = iter(scores or [])
+    fit = train(
         model,
         epoch=lambda: [0],
-        loss=lambda _: -model.steps,
-        optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
-        evaluate=lambda: next(remaining),
+        step=gradient_step(lambda _: -model.steps, torch.optim.SGD(model.parameters(), lr=1.0)),
+        evaluate=None if scores is None else lambda: next(remaining),
         schedule=Schedule(**schedule),
         ctx=context(events=events),
         metric="valid",
         description="test",
     )
-    return model, events
+    return model, fit, events
 
 
 def test_early_stopping_keeps_the_best_state_and_reports_it() -> None:
-    model, events = _train_counter([0.1, 0.5, 0.4, 0.5, 0.3, 9.9], epochs=6, patience=3)
+    model, fit, events = _train_counter([0.1, 0.5, 0.4, 0.5, 0.3, 9.9], epochs=6, patience=3)
     assert model.steps.item() == 2
+    assert fit == Fit(best_epoch=2, best_score=0.5, epochs=5)
     assert ("note", {"key": "best_epoch", "value": 2}) in events
     curve = [(v["step"], v["value"]) for kind, v in events if kind == "curve"]
     assert curve == [(1, 0.1), (2, 0.5), (3, 0.4), (4, 0.5), (5, 0.3)]
 
 
 def test_the_last_epoch_is_scored_whatever_the_interval() -> None:
-    model, _ = _train_counter([0.1, 0.2, 0.3], epochs=5, eval_every=2)
-    assert model.steps.item() == 5
+    model, fit, events = _train_counter([0.1, 0.2, 0.3], epochs=5, eval_every=2)
+    assert model.steps.item() == fit.best_epoch == 5
+    assert [v["step"] for kind, v in events if kind == "curve"] == [2, 4, 5]
+
+
+def test_without_a_score_all_epochs_are_run_and_the_last_state_stays() -> None:
+    model, fit, events = _train_counter(None, epochs=7, patience=1)
+    assert model.steps.item() == fit.best_epoch == fit.epochs == 7
+    assert math.isnan(fit.best_score)
+    assert not model.training
+    assert {kind for kind, _ in events} <= {"progress"}
+
+
+def test_a_step_clips_only_what_it_is_told_to() -> None:
+    clipped, free = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([clipped, free], lr=1.0)
+    step = gradient_step(lambda x: (clipped * x + free * x).sum(), optimizer, clip=[clipped], clip_norm=0.5)
+    value = step(torch.tensor([3.0, 4.0]))
+    assert not value.requires_grad
+    torch.testing.assert_close(clipped.detach(), torch.tensor([-0.3, -0.4]), rtol=1e-4, atol=1e-6)
+    assert free.tolist() == [-3, -4]
+    gradient_step(lambda x: (free * x).sum(), optimizer, clip=[free])(torch.tensor([3.0, 4.0]))
+    assert free.tolist() == [-6, -8]
 
 
 def test_a_nan_loss_is_a_clear_error() -> None:
@@ -155,8 +178,7 @@ def test_a_nan_loss_is_a_clear_error() -> None:
         train(
             model,
             epoch=lambda: [0],
-            loss=lambda _: model.steps * math.nan,
-            optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
+            step=gradient_step(lambda _: model.steps * math.nan, torch.optim.SGD(model.parameters(), lr=1.0)),
             evaluate=lambda: 0.0,
             schedule=Schedule(epochs=1),
             ctx=context(),

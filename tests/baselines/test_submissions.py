@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from baselines.common.heads import TextConfig
-from baselines.common.kge.train import KgeConfig, score_blocks, train_kge
+from baselines.common.kge.submission import KgeSubmission
 from baselines.common.plugs import FrozenVectors
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.fit import fit_recommender
@@ -86,7 +86,8 @@ def answers(name: str, suite: Suite, seed: int, tmp_path: Path) -> Iterator[tupl
     cls = load_class(config)
     graphs = {kg: suite.graph(kg) for kg in suite.graph_names()}
     submission: Submission = cls(params)
-    if cls.pretrains():
+    kinds = {suite.task(name).spec.kind for name in suite.task_names()} & set(config.submission.tasks)
+    if cls.pretrains(kinds):
         cls(params)  # a fresh instance must be enough to load
         submission.pretrain(graphs, context(seed))
         folder = tmp_path / f"pretrained-{seed}-{len(list(tmp_path.iterdir()))}"
@@ -102,6 +103,7 @@ def answers(name: str, suite: Suite, seed: int, tmp_path: Path) -> Iterator[tupl
         predicted = submission.predict(task, queries, context(seed, **graphs))
         sizes = submission.parameters()
         assert sizes["total"] >= sizes["trainable"] >= 0
+        assert sizes["total"] >= sizes.get("kept", sizes["total"]) > 0 or name in FLOORS
         exported = tmp_path / f"export-{len(list(tmp_path.iterdir()))}"
         exported.mkdir()
         submission.export(exported)
@@ -219,17 +221,12 @@ def test_users_without_train_items_get_popular_ones(tiny_suite: Suite) -> None:
     assert lists[0][0].tolist() != lists[2][0].tolist()
 
 
-@pytest.mark.parametrize("model", ["distmult", "transe"])
-def test_kge_ranks_true_tails_first(model: str) -> None:
-    n = 36
-    triples = np.array([(i, r, 12 * (r + 1) + i) for i in range(12) for r in range(2)], dtype=np.int64)
-    config = KgeConfig(model=model, dim=32, epochs=150, batch_size=64, negatives=36, lr=0.02, reg=0.0)
-    trained = train_kge(triples, n, 2, config, context(), description="ring")
-    heads, relations, tails = torch.from_numpy(triples).T
-    scores = np.concatenate(list(score_blocks(trained, heads, relations, rows=7)))
-    assert (scores.argmax(1) == tails.numpy()).mean() > 0.8
-    backwards = np.concatenate(list(score_blocks(trained, tails, relations + 2)))
-    assert (backwards.argmax(1) == heads.numpy()).mean() > 0.8
+def test_only_kg_methods_pretrain_and_not_for_link_prediction_alone() -> None:
+    for name in REFERENCE:
+        cls = load_class(read_config(SUBMISSIONS / name))
+        assert cls.pretrains(set(TaskKind)) == (name == "kg-embedding")
+        assert issubclass(cls, KgeSubmission) == (name == "kg-embedding")
+        assert not cls.pretrains({TaskKind.LINK_PREDICTION})
 
 
 def test_tuning_an_encoder_trains_it(tmp_path: Path, tiny_suite: Suite) -> None:

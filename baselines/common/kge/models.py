@@ -1,80 +1,130 @@
-"""TransE (Bordes et al., 2013) and DistMult (arXiv 1412.6575) as one form: score(q, t) = <query(h, r), t> + bias(t), up to what is
-constant for a query. All candidates of all queries are then one matrix product; no tensor has a batch x entities x dim shape."""
+"""Knowledge graph embeddings as one form: a query vector for (head, relation), a vector for each candidate tail, and a score
+that needs only their inner product and norms. All candidates of all queries are then one matrix product; no tensor has a
+batch x entities x dim shape.
+
+The families are in :mod:`.bilinear`, :mod:`.euclidean` and :mod:`.hyperbolic`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kpi_bench.errors import SubmissionError
+
+@dataclass(frozen=True)
+class Query:
+    """Queries (h, r, ?): ``vectors [b, dim]``, the heads' ``bias [b]`` or None, and the curvature ``[b or 1, 1]`` of hyperbolic models."""
+
+    vectors: Tensor
+    bias: Tensor | None = None
+    curvature: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Possible tails: ``vectors [n, dim]`` and ``bias [n]`` shared by all queries, or ``[b, k, dim]`` and ``[b, k]``, own ones of each query."""
+
+    vectors: Tensor
+    bias: Tensor | None = None
 
 
 class KgeModel(nn.Module):
-    """Entity ``[E, dim]`` and relation ``[2 R, dim]`` tables: relation r + R is the reciprocal of r, so heads are answered as tails."""
+    """Entity ``[E, dim]`` and relation ``[2 R, width]`` tables: relation r + R is the reciprocal of r, so heads are answered as tails.
 
-    def __init__(self, n_entities: int, n_relations: int, dim: int, generator: torch.Generator) -> None:
+    ``bias`` adds learned b_h[h] + b_t[t] to every score. ``init_std`` is the deviation of the initial tables (0: the model's own).
+    With ``sparse_rows`` lookups give sparse gradients, so that a step touches only the rows of its batch.
+    """
+
+    bilinear = False
+    """True where the score is the plain inner product of query and candidate (plus biases)."""
+    default_std = 1e-3
+
+    def __init__(
+        self,
+        n_entities: int,
+        n_relations: int,
+        dim: int,
+        generator: torch.Generator,
+        *,
+        bias: bool = False,
+        init_std: float = 0.0,
+        sparse_rows: bool = False,
+    ) -> None:
         super().__init__()
-        self.n_relations = n_relations
-        self.entities = nn.Parameter(torch.randn(n_entities, dim, generator=generator) * dim**-0.5)
-        self.relations = nn.Parameter(self._initial_relations(2 * n_relations, dim, generator))
+        self.n_entities, self.n_relations, self.dim = n_entities, n_relations, dim
+        self.sparse_rows = sparse_rows
+        std = init_std or self.default_std
+        self.entities = nn.Parameter(std * torch.randn(n_entities, dim, generator=generator))
+        self.relations = nn.Parameter(self.initial_relations(2 * n_relations, std, generator))
+        self.head_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
+        self.tail_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
 
-    def _initial_relations(self, n: int, dim: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(n, dim, generator=generator) * dim**-0.5
+    def initial_relations(self, n: int, std: float, generator: torch.Generator) -> Tensor:
+        """The initial relation table ``[n, width]``."""
+        return std * torch.randn(n, self.dim, generator=generator)
 
-    def queries(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """Query vectors ``[b, dim]`` of (head, relation, ?), ids int64 ``[b]``."""
+    def rows(self, table: Tensor, ids: Tensor) -> Tensor:
+        """Rows of a table; the gradient is sparse when ``sparse_rows``."""
+        return functional.embedding(ids, table, sparse=self.sparse_rows)
+
+    def query(self, heads: Tensor, relations: Tensor) -> Query:
+        """Queries (head, relation, ?), ids int64 ``[b]``."""
+        head_bias = None if self.head_bias is None else self.rows(self.head_bias, heads).squeeze(-1)
+        vectors, curvature = self.translate(self.rows(self.entities, heads), relations)
+        return Query(vectors, head_bias, curvature)
+
+    def translate(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Query vectors ``[b, dim]`` of head vectors ``[b, dim]`` and relation ids, and the curvature where there is one."""
         raise NotImplementedError
 
-    def scores(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """Scores ``[b, n]`` of query vectors against candidate entity vectors ``[n, dim]``; higher is more plausible."""
+    def candidates(self, ids: Tensor | None = None) -> Candidates:
+        """Candidate tails: all entities, or those of ``ids`` int64 ``[n]`` or ``[b, k]``."""
+        if ids is None:
+            bias = None if self.tail_bias is None else self.tail_bias.squeeze(-1)
+            return Candidates(self.entities, bias)
+        bias = None if self.tail_bias is None else self.rows(self.tail_bias, ids).squeeze(-1)
+        return Candidates(self.rows(self.entities, ids), bias)
+
+    def scores(self, query: Query, candidates: Candidates) -> Tensor:
+        """Scores ``[b, n]`` (or ``[b, k]`` of own candidates); higher is more plausible."""
+        scores = self.similarity(query, candidates.vectors)
+        if query.bias is not None:
+            scores = scores + query.bias[:, None]
+        if candidates.bias is not None:
+            scores = scores + candidates.bias
+        return scores
+
+    def similarity(self, query: Query, candidates: Tensor) -> Tensor:
+        """Scores without biases, ``[b, n]`` or ``[b, k]``."""
         raise NotImplementedError
 
-    def pair_scores(self, queries: Tensor, targets: Tensor) -> Tensor:
-        """Scores ``[b]`` of each query against its own target vector ``[b, dim]``."""
-        raise NotImplementedError
+    def forward(self, heads: Tensor, relations: Tensor, tails: Tensor | None = None) -> Tensor:
+        """Scores of (heads, relations) against ``tails``: None (all entities), int64 ``[n]`` (shared) or ``[b, k]`` (own)."""
+        return self.scores(self.query(heads, relations), self.candidates(tails))
+
+    def factors(self, heads: Tensor, relations: Tensor, tails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What regularisers weigh: the rows of head, relation and tail, ``[b, width]`` each."""
+        return (
+            self.rows(self.entities, heads),
+            self.rows(self.relations, relations),
+            self.rows(self.entities, tails),
+        )
+
+    def moduli(self, rows: Tensor) -> Tensor:
+        """Absolute value of each coordinate, ``[b, coordinates]``: what N3 and DURA weigh."""
+        return rows.abs()
 
 
-class DistMult(KgeModel):
-    """<h, r, t>."""
-
-    def _initial_relations(self, n: int, dim: int, generator: torch.Generator) -> Tensor:
-        # Around one: a product of three small numbers would start with vanishing gradients.
-        return 1 + 0.1 * torch.randn(n, dim, generator=generator)
-
-    def queries(self, heads: Tensor, relations: Tensor) -> Tensor:
-        return functional.embedding(heads, self.entities) * functional.embedding(relations, self.relations)
-
-    def scores(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        return queries @ candidates.T
-
-    def pair_scores(self, queries: Tensor, targets: Tensor) -> Tensor:
-        return (queries * targets).sum(-1)
+def inner_products(query: Tensor, candidates: Tensor) -> Tensor:
+    """``[b, dim]`` with shared ``[n, dim]`` -> ``[b, n]``; with own ``[b, k, dim]`` -> ``[b, k]``."""
+    if candidates.dim() == 2:
+        return query @ candidates.T
+    return torch.bmm(candidates, query[:, :, None]).squeeze(-1)
 
 
-class TransE(KgeModel):
-    """-||h + r - t||^2: the squared L2 norm, whose expansion is a matrix product."""
-
-    def queries(self, heads: Tensor, relations: Tensor) -> Tensor:
-        return functional.embedding(heads, self.entities) + functional.embedding(relations, self.relations)
-
-    def scores(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        norms = candidates.square().sum(-1) + queries.square().sum(-1, keepdim=True)
-        return 2 * (queries @ candidates.T) - norms
-
-    def pair_scores(self, queries: Tensor, targets: Tensor) -> Tensor:
-        return -(queries - targets).square().sum(-1)
-
-
-MODELS: Mapping[str, type[KgeModel]] = {"distmult": DistMult, "transe": TransE}
-
-
-def create_model(
-    name: str, n_entities: int, n_relations: int, dim: int, generator: torch.Generator
-) -> KgeModel:
-    """A model by name, freshly initialised."""
-    if name not in MODELS:
-        raise SubmissionError(f"unknown KGE model {name!r}; use one of {', '.join(MODELS)}")
-    return MODELS[name](n_entities, n_relations, dim, generator)
+def squared_norms(query: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """|q|^2 as ``[b, 1]`` and |y|^2 as ``[n]`` or ``[b, k]``: both broadcast to the shape of the scores."""
+    return query.square().sum(-1, keepdim=True), candidates.square().sum(-1)

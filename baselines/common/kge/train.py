@@ -1,34 +1,110 @@
-"""Training by sampled softmax: the true tail against negatives shared by the batch, for every triple and its reciprocal."""
+"""Training of KG embeddings, for every model, loss and optimizer."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
-from baselines.common.allocator import keep_freed_memory
-from baselines.common.kge.models import KgeModel, create_model
+from baselines.common.kge import MODELS, create_model
+from baselines.common.kge.bilinear import Bilinear
+from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
+from baselines.common.kge.hyperbolic import Hyperbolic
+from baselines.common.kge.losses import binary, full_softmax, sampled_softmax
+from baselines.common.kge.models import KgeModel
+from baselines.common.kge.regularizers import REGULARIZERS, penalty
+from baselines.common.kge.scoring import LinkValidation
+from baselines.common.training import Schedule, gradient_step, train
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
+
+LOSSES = ("sampled_softmax", "softmax", "binary")
 
 
 @dataclass(frozen=True)
 class KgeConfig:
-    """Parameters ``kge_*`` of a submission. ``negatives`` entities are drawn uniformly for each batch and scored by one matrix
-    product for all its rows; ``reg`` weighs the squared norm of the batch's vectors."""
+    """Parameters ``kge_*`` of a submission.
+
+    ``loss``: "softmax" over all entities; "sampled_softmax" over ``negatives`` entities shared by the batch; "binary", yes or no for
+    the fact and ``negatives`` others, drawn for each query, or ``shared_negatives`` for the whole batch that weigh as ``negatives``.
+    ``corrupt`` "both" asks the others about random heads too. ``grouped`` (softmax): batches of ``batch_size`` distinct queries.
+    ``relation_weight`` weighs the auxiliary relation prediction (arXiv 2110.02834), ``reg`` the ``regularizer`` ("l2", "n3",
+    "dura"). ``valid_triples`` limits the triples that early stopping ranks (0: all).
+    """
 
     model: str = "distmult"
     dim: int = 64
     epochs: int = 15
     batch_size: int = 4096
+    loss: str = "sampled_softmax"
     negatives: int = 256
+    shared_negatives: int = 0
+    corrupt: str = "tail"
+    grouped: bool = False
+    relation_weight: float = 0.0
+    optimizer: str = "adam"
     lr: float = 5e-3
+    regularizer: str = "l2"
     reg: float = 1e-3
+    bias: bool = False
+    init_std: float = 0.0
+    relation_curvature: bool = False
+    sparse_rows: bool = False
+    eval_every: int = 5
+    patience: int = 10
+    valid_triples: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("model", self.model, tuple(MODELS)),
+            ("loss", self.loss, LOSSES),
+            ("corrupt", self.corrupt, ("tail", "both")),
+            ("optimizer", self.optimizer, ("adam", "adagrad")),
+            ("regularizer", self.regularizer, REGULARIZERS),
+        ):
+            if value not in allowed:
+                raise SubmissionError(f"kge {name} = {value!r}; use one of {', '.join(allowed)}")
+        for name in ("dim", "epochs", "batch_size", "negatives", "eval_every", "patience"):
+            if getattr(self, name) < 1:
+                raise SubmissionError(f"kge {name} = {getattr(self, name)}; it must be at least 1")
+        for name in ("reg", "relation_weight", "init_std", "shared_negatives", "valid_triples"):
+            if getattr(self, name) < 0:
+                raise SubmissionError(f"kge {name} = {getattr(self, name)}; it must not be negative")
+        if self.lr <= 0:
+            raise SubmissionError(f"kge lr = {self.lr}; it must be positive")
+        cls = MODELS[self.model]
+        bilinear = issubclass(cls, Bilinear)
+        for wrong, problem in (
+            (self.grouped and self.loss != "softmax", "grouped needs loss = 'softmax': samples are drawn for single facts"),
+            (self.corrupt == "both" and self.loss != "binary", "corrupt = 'both' needs loss = 'binary'"),
+            (self.relation_curvature and not issubclass(cls, Hyperbolic), f"relation_curvature: {self.model} has no curvature"),
+            (self.relation_weight and not bilinear, f"relation_weight needs distmult or complex, not {self.model}"),
+            (self.reg and self.regularizer != "l2" and not bilinear, f"n3 and dura need distmult or complex, not {self.model}"),
+            (self.sparse_rows and self.loss == "softmax", "sparse_rows: a softmax over all entities touches every row"),
+            (self.sparse_rows and self.optimizer == "adam", "sparse_rows needs optimizer = 'adagrad'"),
+        ):  # fmt: skip
+            if wrong:
+                raise SubmissionError(f"kge {problem}")
+
+
+def create(config: KgeConfig, n_entities: int, n_relations: int, seed: int) -> KgeModel:
+    """A fresh model of a configuration."""
+    return create_model(
+        config.model,
+        n_entities,
+        n_relations,
+        config.dim,
+        torch.Generator().manual_seed(seed),
+        bias=config.bias,
+        init_std=config.init_std,
+        relation_curvature=config.relation_curvature,
+        sparse_rows=config.sparse_rows,
+    )
 
 
 def train_kge(
@@ -39,81 +115,115 @@ def train_kge(
     ctx: Context,
     *,
     description: str,
+    valid: NDArray[np.int64] | None = None,
+    seed: int | None = None,
 ) -> KgeModel:
-    """Train on ``triples`` int64 ``[n, 3]`` for a fixed number of epochs (pre-training sees no task, so there is no valid to stop on).
+    """Train on ``triples`` int64 ``[n, 3]`` and return the best model on ``valid``, or the last one where there is none (pre-training
+    on a KG sees no task). ``seed`` replaces that of the context.
 
     Raises:
         SubmissionError: no triples, or the loss is NaN or infinite.
     """
     if len(triples) == 0:
         raise SubmissionError(f"{description}: the KG has no triples")
-    keep_freed_memory()
+    seed = ctx.seed if seed is None else seed
     device = torch.device(ctx.device)
-    initial = torch.Generator().manual_seed(ctx.seed)
-    model = create_model(config.model, n_entities, n_relations, config.dim, initial).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
-    sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
-    facts = _with_reciprocals(triples, n_relations).to(device)
-    for _ in ctx.progress(range(config.epochs), description):
-        total = torch.zeros((), device=device)
-        for batch in _batches(facts, config.batch_size, sampler):
-            negatives = torch.randint(n_entities, (config.negatives,), generator=sampler, device=device)
-            optimizer.zero_grad(set_to_none=True)
-            value = sampled_softmax(model, batch, negatives, n_entities, config.reg)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += value.detach()
-        if not math.isfinite(total.item()):
-            raise SubmissionError(f"{description}: the loss is {total.item()}; lower kge_lr")
+    model = create(config, n_entities, n_relations, seed).to(device)
+    sampler = torch.Generator(device=device).manual_seed(seed + 1)
+    facts = with_reciprocals(triples, n_relations).to(device)
+    validation = (
+        None
+        if valid is None or len(valid) == 0
+        else LinkValidation(triples, valid, n_entities, n_relations, max_triples=config.valid_triples)
+    )
+    train(
+        model,
+        epoch=epochs_of(facts, config, sampler),
+        step=gradient_step(loss_of(model, config, sampler), optimizer_of(model.parameters(), config)),
+        evaluate=None if validation is None else lambda: validation.score(model),
+        schedule=Schedule(config.epochs, config.eval_every, config.patience),
+        ctx=ctx,
+        metric="valid_mrr",
+        description=description,
+    )
     return model.eval()
 
 
-def sampled_softmax(model: KgeModel, batch: Tensor, negatives: Tensor, n_entities: int, reg: float) -> Tensor:
-    """Mean cross-entropy of the true tail over itself and ``negatives`` int64 ``[n]``, which stand for all entities.
+def epochs_of(facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Callable[[], Iterable[Tensor]]:
+    """What gives the batches of an epoch."""
+    if config.grouped:
+        grouped = GroupedFacts(facts)
+        return lambda: grouped.batches(config.batch_size, sampler)
+    return lambda: batches(facts, config.batch_size, sampler)
 
-    ``batch`` is int64 ``[b, 3]``. A negative that is the true tail is taken out of its row. The log of how many entities a
-    negative stands for is added to its score, so that the softmax estimates the one over all entities.
-    """
-    heads, relations, tails = batch.unbind(1)
-    queries = model.queries(heads, relations)
-    targets = torch.nn.functional.embedding(tails, model.entities)
-    candidates = torch.nn.functional.embedding(negatives, model.entities)
-    others = model.scores(queries, candidates) + math.log(max(n_entities - 1, 1) / len(negatives))
-    others = others.masked_fill(tails[:, None] == negatives[None, :], -torch.inf)
-    own = model.pair_scores(queries, targets)
-    loss = (torch.logaddexp(own, torch.logsumexp(others, dim=1)) - own).mean()
-    if reg:
-        loss = loss + reg * (queries.square().sum(1) + targets.square().sum(1)).mean()
+
+def optimizer_of(parameters: Iterable[Tensor], config: KgeConfig) -> torch.optim.Optimizer:
+    """Adam or Adagrad; with sparse rows, Adagrad touches only the rows of a batch."""
+    chosen = list(parameters)
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(chosen, lr=config.lr, fused=None if config.sparse_rows else True)
+    return torch.optim.Adam(chosen, lr=config.lr, fused=True)
+
+
+def loss_of(model: KgeModel, config: KgeConfig, sampler: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """The loss of a batch of facts int64 ``[b, 3]``: main loss, relation prediction, regulariser."""
+    main = {"softmax": _softmax, "sampled_softmax": _sampled_softmax, "binary": _binary}[config.loss]
+
+    def loss(facts: Tensor) -> Tensor:
+        value = main(model, facts, config, sampler)
+        if config.relation_weight and isinstance(model, Bilinear):
+            value = value + config.relation_weight * relation_loss(model, facts)
+        if config.reg:
+            value = value + config.reg * penalty(config.regularizer, model, facts)
+        return value
+
     return loss
 
 
-def score_blocks(
-    model: KgeModel, entities: Tensor, relations: Tensor, *, rows: int = 512
-) -> Iterator[NDArray[np.float32]]:
-    """Scores of all entities for (entity, relation) queries, int64 ``[n]``, in float32 blocks of at most ``rows`` rows.
-
-    Relations from ``n_relations`` on are reciprocals.
-    """
-    for part in _row_ranges(len(entities), rows):
-        with torch.inference_mode():
-            yield (
-                model.scores(model.queries(entities[part], relations[part]), model.entities)
-                .float()
-                .cpu()
-                .numpy()
-            )
+def relation_loss(model: Bilinear, facts: Tensor) -> Tensor:
+    """Mean cross-entropy of each fact's relation over all of them, reciprocals included (arXiv 2110.02834)."""
+    heads, relations, tails = facts.unbind(1)
+    queries = model.relation_query(model.rows(model.entities, heads), model.rows(model.entities, tails))
+    return full_softmax(queries, model.relations, torch.arange(len(facts), device=facts.device), relations)
 
 
-def _with_reciprocals(triples: NDArray[np.int64], n_relations: int) -> Tensor:
-    forward = torch.from_numpy(np.ascontiguousarray(triples))
-    heads, relations, tails = forward.unbind(1)
-    return torch.cat([forward, torch.stack([tails, relations + n_relations, heads], dim=1)])
+def _softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+    heads, relations, tails = facts.unbind(1)
+    rows = torch.arange(len(facts), device=facts.device)
+    if config.grouped:
+        key = heads * (2 * model.n_relations) + relations
+        distinct, rows = torch.unique_consecutive(key, return_inverse=True)
+        heads, relations = distinct // (2 * model.n_relations), distinct % (2 * model.n_relations)
+    if not model.bilinear:
+        log_softmax = functional.log_softmax(model(heads, relations), dim=1)
+        return -log_softmax[rows, tails].mean()
+    queries, table = model.query(heads, relations).vectors, model.entities
+    if model.tail_bias is not None:  # one more coordinate: the matrix product adds it for free
+        queries = torch.cat([queries, queries.new_ones(len(queries), 1)], dim=1)
+        table = torch.cat([table, model.tail_bias], dim=1)
+    return full_softmax(queries, table, rows, tails)
 
 
-def _batches(facts: Tensor, size: int, generator: torch.Generator) -> Iterable[Tensor]:
-    order = torch.randperm(len(facts), generator=generator, device=facts.device)
-    return (facts[rows] for rows in order.split(size))
+def _sampled_softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+    heads, relations, tails = facts.unbind(1)
+    drawn = _draw(model, (config.negatives,), sampler)
+    query = model.query(heads, relations)
+    own = model.scores(query, model.candidates(tails[:, None])).squeeze(1)
+    others = model.scores(query, model.candidates(drawn))
+    return sampled_softmax(own, others, tails[:, None] == drawn, model.n_entities)
 
 
-def _row_ranges(n: int, rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + rows, n)) for start in range(0, n, rows))
+def _binary(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+    heads, relations, tails = facts.unbind(1)
+    query = model.query(heads, relations)
+    own = model.scores(query, model.candidates(tails[:, None])).squeeze(1)
+    if config.corrupt == "both":
+        query = model.query(_draw(model, (len(facts),), sampler), relations)
+    shape = (config.shared_negatives,) if config.shared_negatives else (len(facts), config.negatives)
+    others = model.scores(query, model.candidates(_draw(model, shape, sampler)))
+    return binary(own, others, config.negatives)
+
+
+def _draw(model: KgeModel, shape: tuple[int, ...], sampler: torch.Generator) -> Tensor:
+    """Uniform entity ids; true answers among them are not filtered."""
+    return torch.randint(model.n_entities, shape, generator=sampler, device=sampler.device)

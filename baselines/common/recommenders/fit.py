@@ -13,7 +13,7 @@ from baselines.common.recommenders.base import Recommender, RecommenderConfig
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.recommenders.mf import MatrixFactorisation
 from baselines.common.sampling import PairSampler
-from baselines.common.training import Schedule, train
+from baselines.common.training import Schedule, gradient_step, train
 from baselines.common.validation import RankingValidation
 from kpi_bench import Context, RecommendationTask
 from kpi_bench.errors import SubmissionError
@@ -64,8 +64,7 @@ def fit_recommender(
     fit = train(
         model,
         epoch=pairs.epoch,
-        loss=model.loss,
-        optimizer=torch.optim.Adam(trainable, lr=config.lr, fused=True),
+        step=gradient_step(model.loss, torch.optim.Adam(trainable, lr=config.lr, fused=True)),
         evaluate=lambda: validation.score(*model()),
         schedule=Schedule(config.epochs, config.eval_every, config.patience),
         ctx=ctx,

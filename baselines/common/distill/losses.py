@@ -1,0 +1,57 @@
+"""Losses of distillation. Rows of logits are ``[..., k]``: the answers to one question over the same k candidates.
+
+Gradients flow to both sides unless ``detach`` says otherwise: methods differ in who learns from whom.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn import functional
+
+
+def row_kl(target: Tensor, other: Tensor, *, temperature: float = 1.0, floor: float = 0.0) -> Tensor:
+    """KL(softmax(target / T) || softmax(other / T)) of each row: logits ``[..., k]`` that broadcast -> ``[...]``.
+
+    ``floor`` is added to the target's probabilities (MulDE: 1e-7); the result can then be below zero by about ``k * floor``.
+    """
+    logs = functional.log_softmax(other / temperature, dim=-1)
+    target_logs = functional.log_softmax(target / temperature, dim=-1)
+    if floor:
+        # Through the log of the sum, so that the floor bounds the target's logs too.
+        probabilities = target_logs.exp() + floor
+        return (probabilities * (probabilities.log() - logs)).sum(-1)
+    return (target_logs.exp() * (target_logs - logs)).sum(-1)
+
+
+def soft_kl(
+    target: Tensor,
+    student: Tensor,
+    *,
+    temperature: float = 1.0,
+    detach: bool = True,
+    scale: bool = True,
+    floor: float = 0.0,
+) -> Tensor:
+    """Mean over rows of KL(softmax(target / T) || softmax(student / T)), times T^2 with ``scale`` (Hinton et al., arXiv 1503.02531):
+    gradients then keep their size when T changes. ``detach`` keeps the gradient from the target."""
+    loss = row_kl(target.detach() if detach else target, student, temperature=temperature, floor=floor).mean()
+    return loss * temperature**2 if scale else loss
+
+
+def soft_cross_entropy(
+    target: Tensor, student: Tensor, *, temperature: float = 1.0, detach: bool = True, scale: bool = True
+) -> Tensor:
+    """As :func:`soft_kl` with the target's own entropy left in: the same gradient for the student, one softmax cheaper."""
+    wanted = functional.softmax((target.detach() if detach else target) / temperature, dim=-1)
+    loss = -(wanted * functional.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
+    return loss * temperature**2 if scale else loss
+
+
+def feature_mse(target: Tensor, student: Tensor, *, detach: bool = True) -> Tensor:
+    """Mean squared difference of features of one shape ``[..., dim]``."""
+    return functional.mse_loss(student, target.detach() if detach else target)
+
+
+def feature_cosine(target: Tensor, student: Tensor, *, detach: bool = True) -> Tensor:
+    """Mean of 1 - cos between features ``[..., dim]``: their lengths do not count."""
+    return (1 - functional.cosine_similarity(student, target.detach() if detach else target, dim=-1)).mean()

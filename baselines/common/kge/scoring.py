@@ -1,0 +1,63 @@
+"""Scores of all entities in blocks, and the filtered MRR of a valid split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from baselines.common.kge.models import KgeModel
+from baselines.common.kge.tables import CandidateTable
+from kpi_bench.errors import EvaluationError
+from kpi_bench.evaluators.link_prediction import LinkPredictionIndex, rank_scores
+
+
+def score_blocks(
+    model: KgeModel, entities: NDArray[np.int64], relations: NDArray[np.int64]
+) -> Iterator[NDArray[np.float32]]:
+    """Scores of all entities for (entity, relation, ?) queries, int64 ``[n]`` each, as float32 blocks ``[rows, n_entities]``.
+
+    Relations from ``n_relations`` on are reciprocals.
+    """
+    device = model.entities.device
+    heads, kinds = torch.tensor(entities, device=device), torch.tensor(relations, device=device)
+    table = CandidateTable(model)
+    for rows in table.blocks(len(heads)):
+        with torch.inference_mode():
+            scores = table.all(model.query(heads[rows], kinds[rows]))
+        yield scores.float().cpu().numpy()
+
+
+class LinkValidation:
+    """The filtered MRR (train and valid filtered, both directions, realistic ties) of a model on a valid split."""
+
+    def __init__(
+        self,
+        train: NDArray[np.int64],
+        valid: NDArray[np.int64],
+        n_entities: int,
+        n_relations: int,
+        *,
+        max_triples: int = 0,
+    ) -> None:
+        """``train`` and ``valid`` int64 ``[n, 3]``; with ``max_triples`` a fixed random choice of valid triples is ranked."""
+        none = np.empty((0, 3), dtype=np.int64)
+        known = train
+        if 0 < max_triples < len(valid):
+            chosen = np.random.default_rng(0).permutation(len(valid))
+            known = np.concatenate([train, valid[chosen[max_triples:]]])
+            valid = valid[chosen[:max_triples]]
+        self._index = LinkPredictionIndex.build(known, valid, none, n_entities, n_relations, "valid")
+
+    def score(self, model: KgeModel) -> float:
+        """MRR over both directions; NaN when a score is not finite, which the evaluator refuses to rank."""
+        index = self._index
+        relations = index.relation + index.direction.astype(np.int64) * index.n_relations
+        try:
+            ranks = rank_scores(index, score_blocks(model, index.entity, relations))
+        except EvaluationError:
+            return math.nan
+        return float((1 / ranks.realistic).mean())
