@@ -1,0 +1,55 @@
+"""MulDE as a submission: the distilled Junior embeds the KG; teachers and Senior are not shipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.common.config import config_keys, read_config
+from baselines.common.kge.models import KgeModel
+from baselines.common.kge.submission import KgeSubmission
+from baselines.common.kge.train import KgeConfig
+from baselines.mulde.config import MuldeConfig
+from baselines.mulde.train import Knowledge, train_mulde
+from kpi_bench import Context
+
+
+class Mulde(KgeSubmission):
+    """Parameters: ``kge_*`` of the Junior, ``teacher_*`` (the same fields) of the teachers, whose models ``mulde_teachers`` names,
+    ``mulde_*`` of the method."""
+
+    own_keys: ClassVar[frozenset[str]] = KgeSubmission.own_keys | frozenset(
+        config_keys(KgeConfig, "teacher_") - {"teacher_model"} | config_keys(MuldeConfig, "mulde_")
+    )
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        super().__init__(params)
+        self.mulde = read_config(MuldeConfig, self.params, "mulde_")
+        # Each teacher's own model decides which settings go together: refused here, not after the first ones have trained.
+        teachers = [
+            read_config(KgeConfig, {**self.params, "teacher_model": name}, "teacher_")
+            for name in self.mulde.teacher_models
+        ]
+        self.teacher = teachers[0]
+
+    def fit(
+        self,
+        triples: NDArray[np.int64],
+        n_entities: int,
+        n_relations: int,
+        ctx: Context,
+        *,
+        description: str,
+        valid: NDArray[np.int64] | None,
+    ) -> KgeModel:
+        return train_mulde(
+            Knowledge(triples, n_entities, n_relations, valid),
+            self.kge,
+            self.teacher,
+            self.mulde,
+            ctx,
+            description=description,
+        )

@@ -1,0 +1,224 @@
+"""Training of MulDE: the teachers one after another, then Junior and Senior together (arXiv 2010.07152)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from baselines.common.distill.teachers import fingerprint, freeze
+from baselines.common.kge.facts import with_reciprocals
+from baselines.common.kge.models import KgeModel
+from baselines.common.kge.scoring import LinkValidation
+from baselines.common.kge.tables import CandidateTable
+from baselines.common.kge.train import KgeConfig, create, epochs_of, loss_of, optimizer_of, train_kge
+from baselines.common.training import Schedule, gradient_step, one_thread, train
+from baselines.mulde.asking import ask
+from baselines.mulde.config import MuldeConfig
+from baselines.mulde.senior import Senior
+from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
+
+SEED_STEP = 1_000_003
+"""Between the seeds of the models of a run: seeds 0, 1, 2 of different runs share no teacher."""
+
+ONE_THREAD_BELOW = 1 << 22
+"""Scores in a step's questions below which its operations are too small to share between threads."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """A KG to learn: ``triples`` int64 ``[n, 3]``, its sizes, and valid triples where there are any."""
+
+    triples: NDArray[np.int64]
+    n_entities: int
+    n_relations: int
+    valid: NDArray[np.int64] | None = None
+
+    def validation(self, config: KgeConfig) -> LinkValidation | None:
+        """What early stopping asks."""
+        if self.valid is None or len(self.valid) == 0:
+            return None
+        return LinkValidation(
+            self.triples, self.valid, self.n_entities, self.n_relations, max_triples=config.valid_triples
+        )
+
+
+def train_mulde(
+    kg: Knowledge,
+    junior_config: KgeConfig,
+    teacher_config: KgeConfig,
+    config: MuldeConfig,
+    ctx: Context,
+    *,
+    description: str,
+) -> KgeModel:
+    """The trained Junior. Without ``config.distil`` it learns from the hard loss alone, in the same loop with the same batches.
+
+    Raises:
+        SubmissionError: no triples, sparse rows, or a loss that is NaN or infinite.
+    """
+    if len(kg.triples) == 0:
+        raise SubmissionError(f"{description}: the KG has no triples")
+    if junior_config.sparse_rows:
+        raise SubmissionError("kge_sparse_rows = true: MulDE trains Junior and Senior by one dense Adam")
+    small = junior_config.batch_size * kg.n_entities < ONE_THREAD_BELOW
+    with one_thread(torch.device(ctx.device)) if small else nullcontext():
+        teachers = train_teachers(kg, teacher_config, config, ctx, description) if config.distil else []
+        junior = first_junior(kg, junior_config, config, ctx, description)
+        marks = [fingerprint(teacher) for teacher in teachers]
+        train_junior(kg, junior, teachers, junior_config, config, ctx, description=description)
+    # Several KGs are pre-trained in one process: there a note names its own.
+    where = "" if kg.valid is not None else f"{description}: "
+    ctx.note(f"{where}junior_parameters", _size(junior))
+    if teachers:
+        ctx.note(f"{where}teacher_parameters", sum(map(_size, teachers)))
+        ctx.note(f"{where}teacher_fingerprints", " ".join(marks))
+        ctx.note(f"{where}teachers_unchanged", marks == [fingerprint(teacher) for teacher in teachers])
+    return junior.eval()
+
+
+def train_teachers(
+    kg: Knowledge, teacher_config: KgeConfig, config: MuldeConfig, ctx: Context, description: str
+) -> list[KgeModel]:
+    """Each teacher by the hard loss alone, then frozen; one is trained at a time, so that only one has optimizer state."""
+    teachers = []
+    validation = kg.validation(teacher_config)
+    for number, name in enumerate(config.teacher_models, 1):
+        label = f"teacher_{number}_{name}"
+        teacher = train_kge(
+            kg.triples,
+            kg.n_entities,
+            kg.n_relations,
+            replace(teacher_config, model=name, sparse_rows=False),
+            labelled(ctx, label),
+            description=f"{description}, teacher {number} ({name})",
+            valid=kg.valid,
+            seed=ctx.seed + SEED_STEP * number,
+        )
+        teachers.append(freeze(teacher))
+        if validation is not None:
+            ctx.note(f"{label}_valid_mrr", validation.score(teacher))
+    return teachers
+
+
+def first_junior(
+    kg: Knowledge, junior_config: KgeConfig, config: MuldeConfig, ctx: Context, description: str
+) -> KgeModel:
+    """A fresh Junior, or with ``warm_start`` one that was trained alone."""
+    if not (config.warm_start and config.distil):
+        return create(junior_config, kg.n_entities, kg.n_relations, ctx.seed).to(torch.device(ctx.device))
+    return train_kge(
+        kg.triples,
+        kg.n_entities,
+        kg.n_relations,
+        junior_config,
+        labelled(ctx, "warm_start"),
+        description=f"{description}, warm start",
+        valid=kg.valid,
+    )
+
+
+def train_junior(
+    kg: Knowledge,
+    junior: KgeModel,
+    teachers: list[KgeModel],
+    junior_config: KgeConfig,
+    config: MuldeConfig,
+    ctx: Context,
+    *,
+    description: str,
+) -> Senior | None:
+    """Train the Junior in place, with a Senior over ``teachers`` if there are any; both are left in their best state on valid."""
+    device = torch.device(ctx.device)
+    sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
+    hard = loss_of(junior, junior_config, sampler)
+    models = nn.ModuleList([junior])
+    senior = None
+    if teachers:
+        senior = Senior(kg.n_relations, config).to(device)
+        models.append(senior)
+        distillation = Distillation(junior, senior, teachers, config, ctx.seed + 2)
+    epochs = epochs_of(with_reciprocals(kg.triples, kg.n_relations).to(device), junior_config, sampler)
+
+    def epoch() -> Iterable[Tensor]:
+        if senior is not None:
+            distillation.epoch += 1
+        return epochs()
+
+    def loss(facts: Tensor) -> Tensor:
+        value = config.hard_weight * hard(facts)
+        return value if senior is None else value + distillation.loss(facts)
+
+    parameters = chain.from_iterable(model.parameters() for model in models)
+    validation = kg.validation(junior_config)
+    train(
+        models,
+        epoch=epoch,
+        step=gradient_step(loss, optimizer_of(parameters, junior_config)),
+        evaluate=None if validation is None else lambda: validation.score(junior),
+        schedule=Schedule(junior_config.epochs, junior_config.eval_every, junior_config.patience),
+        ctx=ctx,
+        metric="valid_mrr",
+        description=description,
+    )
+    return senior
+
+
+class Distillation:
+    """The part of the loss that teachers have a say in: the Junior asks, they answer, the Senior combines.
+
+    Has its own random numbers, so that a Junior trained alone sees the same batches and negatives. ``epoch`` counts from 0 and is
+    advanced before an epoch.
+    """
+
+    def __init__(
+        self, junior: KgeModel, senior: Senior, teachers: list[KgeModel], config: MuldeConfig, seed: int
+    ) -> None:
+        self.junior, self.senior, self.teachers, self.config = junior, senior, teachers, config
+        self.tables = [CandidateTable(teacher) for teacher in teachers]
+        self.generator = torch.Generator(device=junior.entities.device).manual_seed(seed)
+        self.epoch = -1
+
+    def loss(self, facts: Tensor) -> Tensor:
+        """L_senior + gamma L_soft of a batch of facts int64 ``[b, 3]``."""
+        heads, relations, tails = facts.unbind(1)
+        asked = ask(self.junior, heads, relations, tails, self.config, self.generator)
+        answers = self.answers(heads, relations, asked)
+        own = self.junior(heads, relations, asked)
+        answer = self.senior(relations, own, answers, self.epoch)
+        labels = (asked == tails[:, None]).to(own.dtype)
+        soft = self.senior.soft_loss(answer, own)
+        return self.senior.hard_loss(answer, labels) + self.config.gamma * soft
+
+    @torch.no_grad()
+    def answers(self, heads: Tensor, relations: Tensor, asked: Tensor) -> Tensor:
+        """The teachers' scores of the entities ``asked`` int64 ``[b, k]``: ``[b, n, k]``, biases included and each on its own scale."""
+        found = [
+            table.at(teacher.query(heads, relations), asked)
+            for teacher, table in zip(self.teachers, self.tables, strict=True)
+        ]
+        return torch.stack(found, dim=1)
+
+
+def labelled(ctx: Context, label: str) -> Context:
+    """The same context, whose curve and notes carry a label: the run's own curve is that of the Junior."""
+
+    def report(kind: str, **values: Any) -> None:
+        for name in ("metric", "key"):
+            if name in values:
+                values[name] = f"{label}_{values[name]}"
+        ctx.report(kind, **values)
+
+    return replace(ctx, report=report)
+
+
+def _size(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
