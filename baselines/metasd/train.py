@@ -1,0 +1,181 @@
+"""MetaSD from triples to a pruned model, and its ablations through the same code."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.common.kge.bilinear import Bilinear
+from baselines.common.kge.facts import batches, with_reciprocals
+from baselines.common.kge.models import Candidates, KgeModel
+from baselines.common.kge.scoring import LinkValidation
+from baselines.common.kge.train import KgeConfig, create
+from baselines.common.training import Schedule, train
+from baselines.metasd.config import MetasdConfig, check_kge
+from baselines.metasd.quiz import split_quiz
+from baselines.metasd.step import MetasdStep
+from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The dense source, and the student: the same model with exact zeros, which is served."""
+
+    source: KgeModel
+    student: KgeModel
+
+
+def train_metasd(
+    triples: NDArray[np.int64],
+    n_entities: int,
+    n_relations: int,
+    config: MetasdConfig,
+    kge: KgeConfig,
+    ctx: Context,
+    *,
+    description: str,
+    valid: NDArray[np.int64] | None = None,
+) -> Trained:
+    """Train on ``triples`` int64 ``[n, 3]``; the state with the student's best filtered MRR on ``valid`` stays, or without a valid
+    split the last one.
+
+    Raises:
+        SubmissionError: no triples, settings that MetaSD cannot use, or the loss is NaN or infinite.
+    """
+    if len(triples) == 0:
+        raise SubmissionError(f"{description}: the KG has no triples")
+    check_kge(kge)
+    device = torch.device(ctx.device)
+    model = create(kge, n_entities, n_relations, ctx.seed).to(device)
+    assert isinstance(model, Bilinear)
+    sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
+    # Several KGs are pre-trained in one process: there a note names its own.
+    where = f"{description}: " if valid is None else ""
+    facts, quiz = with_reciprocals(triples, n_relations), None
+    if config.uses_quiz:
+        facts, quiz = split_quiz(triples, n_relations, config.quiz, config.quiz_share, ctx.seed + 2)
+        ctx.note(f"{where}quiz_facts", len(quiz))
+    step = MetasdStep(
+        model,
+        config,
+        kge,
+        sampler,
+        quiz=None if quiz is None else quiz.to(device),
+        class_weights=class_weights(triples, n_entities).to(device) if config.weighted_classes else None,
+    )
+    if step.sampled:
+        ctx.note(f"{where}sampled_candidates", step.sampled)
+    student = copy.deepcopy(model)
+
+    def refresh() -> KgeModel:
+        """The student of the present weights; a static mask is not drawn again."""
+        static = config.mask == "static" and step.kept is not None
+        kept = step.kept if static and step.kept is not None else step.magnitudes_kept()
+        write_student(model, student, kept, half=config.half)
+        return student
+
+    validation = None
+    if valid is not None and len(valid):
+        validation = LinkValidation(triples, valid, n_entities, n_relations, max_triples=kge.valid_triples)
+    _run(
+        step,
+        facts.to(device),
+        kge,
+        sampler,
+        ctx,
+        description,
+        None if validation is None else lambda: validation.score(refresh()),
+    )
+    refresh()
+    ctx.note(f"{where}kept_weights", kept_weights(student))
+    if validation is not None:
+        _report(model, student, validation, ctx)
+    return Trained(model.eval(), student.eval())
+
+
+def write_student(source: KgeModel, student: KgeModel, kept: Sequence[Tensor], *, half: bool) -> None:
+    """The source's kept weights and exact zeros into ``student``; ``half`` rounds them to what float16 can hold."""
+    with torch.no_grad():
+        pairs = ((source.entities, student.entities), (source.relations, student.relations))
+        for (weights, target), keep in zip(pairs, kept, strict=True):
+            values = weights.half().to(weights.dtype) if half else weights
+            target.copy_(torch.where(keep, values, torch.zeros_like(values)))
+
+
+def kept_weights(model: KgeModel) -> int:
+    """Weights that are not zero."""
+    return sum(int(torch.count_nonzero(p)) for p in model.parameters())
+
+
+def class_weights(triples: NDArray[np.int64], n_entities: int) -> Tensor:
+    """.1 + .9 degree / largest degree of each entity, float32 ``[n_entities]``; the degree counts heads and tails in train."""
+    degree = np.bincount(triples[:, [0, 2]].reshape(-1), minlength=n_entities)
+    return torch.from_numpy((0.1 + 0.9 * degree / degree.max()).astype(np.float32))
+
+
+def _run(
+    step: MetasdStep,
+    facts: Tensor,
+    kge: KgeConfig,
+    sampler: torch.Generator,
+    ctx: Context,
+    description: str,
+    evaluate: Callable[[], float] | None,
+) -> None:
+    config = step.config
+    epochs = kge.epochs
+    renew = config.mask == "dynamic" and not config.one_shot
+
+    def epoch() -> Iterable[Tensor]:
+        if renew:
+            step.renew_mask()
+        return batches(facts, kge.batch_size, sampler)
+
+    def run(epochs: int, evaluate: Callable[[], float] | None, name: str) -> None:
+        train(
+            step.model,
+            epoch=epoch,
+            step=step,
+            evaluate=evaluate,
+            schedule=Schedule(epochs, kge.eval_every, kge.patience),
+            ctx=ctx,
+            metric="valid_mrr",
+            description=name,
+        )
+
+    if config.mask == "static" and not config.one_shot:
+        warm_up = min(config.static_after, epochs - 1)
+        if warm_up:
+            # Not scored: the best state must be one that the mask to come was used with.
+            run(warm_up, None, f"{description}, before pruning")
+        step.renew_mask()
+        epochs -= warm_up
+    run(epochs, evaluate, description)
+
+
+def _report(source: KgeModel, student: KgeModel, validation: LinkValidation, ctx: Context) -> None:
+    models = {"student": student, "source": source, "unpruned_candidates": over_dense(student, source)}
+    for name, model in models.items():
+        score = validation.score(model)
+        if math.isfinite(score):
+            ctx.note(f"valid_mrr_{name}", score)
+
+
+def over_dense(student: KgeModel, source: KgeModel) -> KgeModel:
+    """The student's queries over the source's unpruned candidates: what the authors' code evaluates by default. Needs all weights, so
+    it is reported and never served."""
+
+    def candidates(ids: Tensor | None = None) -> Candidates:
+        return source.candidates(ids)
+
+    mixed = copy.copy(student)
+    mixed.candidates = candidates  # type: ignore[method-assign]
+    return mixed
