@@ -53,6 +53,21 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
         entry["stats"] = {name: entry["stats"][name] for name in ("min", "median", "max", "rounds")}
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What an epoch of training costs, scaled from the batches that were timed, and the aims."""
+    session = getattr(config, "_benchmarksession", None)
+    done = [b for b in getattr(session, "benchmarks", ()) if "epoch_cpu_s" in b.extra_info]
+    if not done:
+        return
+    # Here and not above: the ranking benchmarks run without the baselines.
+    from benchmarks.kge_contenders import report
+
+    epochs = {b.extra_info["contender"]: b.extra_info["epoch_cpu_s"] for b in done}
+    terminalreporter.section("KG embeddings: an epoch of training")
+    for line in report(epochs, {b.extra_info["contender"]: b.group for b in done}):
+        terminalreporter.write_line(line)
+
+
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture) -> Measure:
     """Run a contender once to warm up, then ``rounds`` times; note its peak memory from a fresh process."""

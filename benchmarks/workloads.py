@@ -1,4 +1,4 @@
-"""The two workloads of the ranking benchmarks, and the memory measurement in a process of its own."""
+"""The workloads of the benchmarks, and the memory measurement in a process of its own."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ class KgeWorkload:
 
 
 @dataclass(frozen=True)
+class TrainingWorkload:
+    """A KG to train on: distinct triples int64 ``[n, 3]``, its sizes, and whether it is "FB15k-237" or "generated"."""
+
+    triples: NDArray[np.int64]
+    n_entities: int
+    n_relations: int
+    source: str
+
+
+@dataclass(frozen=True)
 class RecommendationWorkload:
     """10,000 users x 20,000 items x 64 factors, 30 masked and 10 test items a user, all float32 or Csr."""
 
@@ -65,8 +75,8 @@ def fb15k237_archive() -> Path | None:
 
 
 @cache
-def kge_workload() -> KgeWorkload:
-    """Read FB15k-237 and draw ComplEx weights (100 complex numbers = 200 reals an entity)."""
+def _fb15k237() -> tuple[dict[str, NDArray[np.int64]], int, int]:
+    """The three splits as ids int64 ``[n, 3]``, and how many entities and relations they have."""
     archive = fb15k237_archive()
     if archive is None:
         raise FileNotFoundError("FB15k-237.tar.gz")
@@ -89,13 +99,48 @@ def kge_workload() -> KgeWorkload:
                     for head, relation, tail in rows
                 ]
             )
+    return parts, len(entities), len(relations)
+
+
+@cache
+def kge_workload() -> KgeWorkload:
+    """Read FB15k-237 and draw ComplEx weights (100 complex numbers = 200 reals an entity)."""
+    parts, n_entities, n_relations = _fb15k237()
     rng = np.random.default_rng(0)
 
     def weights(n: int) -> NDArray[np.complex64]:
         pair = rng.standard_normal((2, n, 100), dtype=np.float32) * np.float32(0.1)
         return (pair[0] + 1j * pair[1]).astype(np.complex64)
 
-    return KgeWorkload(**parts, entities=weights(len(entities)), relations=weights(len(relations)))
+    return KgeWorkload(**parts, entities=weights(n_entities), relations=weights(n_relations))
+
+
+@cache
+def training_workload() -> TrainingWorkload:
+    """The train split of FB15k-237; without the archive a generated KG of its sizes."""
+    if fb15k237_archive() is None:
+        return TrainingWorkload(generated_triples(), 14_541, 237, "generated")
+    parts, n_entities, n_relations = _fb15k237()
+    return TrainingWorkload(parts["train"], n_entities, n_relations, "FB15k-237")
+
+
+def generated_triples(
+    n: int = 272_115, n_entities: int = 14_541, n_relations: int = 237
+) -> NDArray[np.int64]:
+    """Distinct random triples that repeat queries about as often as those of FB15k-237: 150,000 distinct ones, both directions."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, n_relations + 1) ** 0.9
+    sizes = rng.multinomial(2 * n, share / share.sum())  # twice as many as wanted: repeats are thrown away
+    parts = []
+    for relation, size in enumerate(sizes):
+        # A relation has its own heads and tails, a few of them in many triples.
+        pool = min(n_entities, int(0.143 * size) + 20)
+        heads, tails = (
+            rng.permutation(n_entities)[(pool * rng.random(size) ** 2).astype(np.int64)] for _ in range(2)
+        )
+        parts.append(np.stack([heads, np.full(size, relation), tails], axis=1))
+    distinct = np.unique(np.concatenate(parts), axis=0)
+    return rng.permutation(distinct)[:n]
 
 
 @cache

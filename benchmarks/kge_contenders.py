@@ -1,0 +1,416 @@
+"""Ways to train KG embeddings on the same facts from the same initial tables; each contender trains some batches.
+
+A contender starts from fresh tables, trains some batches and returns the mean of their losses; :data:`TRAININGS` says how many rows that
+is and how many an epoch has. ``plain-autograd`` and ``metasd-form`` are restatements in our own words: of what one writes
+first in torch, and of MetaSD's loop for the source model alone, as our specification describes it. LibKGE is the package, in a process
+and an environment of its own (:func:`libkge`). ComplEx: 200 reals an entity, softmax over all entities, Adagrad, no regulariser.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from baselines.common.allocator import keep_freed_memory
+from baselines.common.distill.teachers import freeze
+from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
+from baselines.common.kge.models import KgeModel
+from baselines.common.kge.train import KgeConfig, create, loss_of, optimizer_of
+from baselines.common.training import gradient_step
+from baselines.metasd.config import MetasdConfig
+from baselines.metasd.quiz import split_quiz
+from baselines.metasd.step import MetasdStep
+from baselines.mulde.asking import ask
+from baselines.mulde.config import MuldeConfig
+from baselines.mulde.senior import Senior
+from baselines.mulde.train import Distillation
+from benchmarks.workloads import training_workload
+
+Loss = Callable[[Tensor], Tensor]
+
+COMPLEX = KgeConfig(
+    model="complex",
+    dim=200,
+    batch_size=1000,
+    loss="softmax",
+    optimizer="adagrad",
+    lr=0.1,
+    reg=0.0,
+    init_std=1e-3,
+)
+GROUPED = replace(COMPLEX, grouped=True)
+ROTH = KgeConfig(
+    model="roth", dim=32, batch_size=500, loss="binary", negatives=50, optimizer="adam", lr=5e-4, reg=0.0, bias=True, init_std=1e-3
+)  # fmt: skip
+METASD_KGE = replace(COMPLEX, reg=0.05, regularizer="dura", relation_weight=4.0)
+METASD = MetasdConfig()
+MULDE = MuldeConfig(top_k=100)
+TEACHER_DIM = 64
+LIBKGE_BATCH = 1000
+"""Triples: each is two rows, of which LibKGE makes two passes of 1,000 rows and one step."""
+LIBKGE_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """A contender: ``train`` trains a number of batches of ``size`` rows (scored queries). An epoch has a row for each fact or, if
+    ``distinct``, for each distinct query."""
+
+    train: Callable[[int], float]
+    group: str
+    batches: int
+    size: int
+    distinct: bool = False
+
+    def run(self) -> float:
+        """Train the batches that are timed."""
+        return self.train(self.batches)
+
+    @property
+    def rows(self) -> int:
+        return self.batches * self.size
+
+    @property
+    def epoch_rows(self) -> int:
+        return len(grouped_facts()) if self.distinct else len(facts())
+
+
+@cache
+def facts() -> Tensor:
+    """All triples and their reciprocals, int64 ``[n, 3]``."""
+    w = training_workload()
+    return with_reciprocals(w.triples, w.n_relations)
+
+
+@cache
+def grouped_facts() -> GroupedFacts:
+    return GroupedFacts(facts())
+
+
+@cache
+def _initial(config: KgeConfig) -> KgeModel:
+    w = training_workload()
+    return create(config, w.n_entities, w.n_relations, seed=0)
+
+
+def fresh(config: KgeConfig) -> KgeModel:
+    """A model with the initial tables of its configuration, which are drawn once."""
+    return copy.deepcopy(_initial(config))
+
+
+def train_batches(step: Callable[[Tensor], Tensor], some: Iterable[Tensor], n: int) -> float:
+    """Mean loss of ``n`` steps. The allocator is set as our training loop sets it, for the peers of this process too."""
+    keep_freed_memory()
+    losses = [step(batch) for batch in islice(some, n)]
+    return float(torch.stack(losses).mean())
+
+
+# --- ComplEx, softmax over all entities ---------------------------------------------------------------------------------------------
+
+
+def own_loss(config: KgeConfig, model: KgeModel) -> Loss:
+    """What kpi-bench trains with."""
+    return loss_of(model, config, torch.Generator().manual_seed(1))
+
+
+def plain_autograd_loss(model: KgeModel) -> Loss:
+    """What one writes first: query vectors, one product with the table, cross_entropy, autograd."""
+
+    def loss(batch: Tensor) -> Tensor:
+        heads, relations, tails = batch.unbind(1)
+        h_re, h_im = model.entities[heads].chunk(2, dim=1)
+        r_re, r_im = model.relations[relations].chunk(2, dim=1)
+        queries = torch.cat([h_re * r_re - h_im * r_im, h_re * r_im + h_im * r_re], dim=1)
+        return functional.cross_entropy(queries @ model.entities.T, tails)
+
+    return loss
+
+
+def metasd_form_loss(model: KgeModel) -> Loss:
+    """Form of MetaSD's source step: embedding look-ups of head, relation and tail; real and imaginary parts of the query times those of
+    all entities, two products that are added; cross_entropy. (The tail's factors, which its regulariser takes, are looked up as well.)"""
+
+    def loss(batch: Tensor) -> Tensor:
+        h = functional.embedding(batch[:, 0], model.entities).chunk(2, dim=1)
+        r = functional.embedding(batch[:, 1], model.relations).chunk(2, dim=1)
+        functional.embedding(batch[:, 2], model.entities).chunk(2, dim=1)
+        table_re, table_im = model.entities.chunk(2, dim=1)
+        real = (h[0] * r[0] - h[1] * r[1]) @ table_re.transpose(0, 1)
+        imaginary = (h[0] * r[1] + h[1] * r[0]) @ table_im.transpose(0, 1)
+        return nn.CrossEntropyLoss(reduction="mean")(real + imaginary, batch[:, 2])
+
+    return loss
+
+
+def own(config: KgeConfig, n: int) -> float:
+    """kpi-bench: its batches, loss, optimizer and step."""
+    model = fresh(config)
+    sampler = torch.Generator().manual_seed(1)
+    some = grouped_facts().batches(config.batch_size, sampler) if config.grouped else _batches(config)
+    return train_batches(
+        gradient_step(own_loss(config, model), optimizer_of(model.parameters(), config)), some, n
+    )
+
+
+def restated(loss: Callable[[KgeModel], Loss], n: int) -> float:
+    """The same batches as ours, with torch's Adagrad as it comes."""
+    model = fresh(COMPLEX)
+    optimizer = torch.optim.Adagrad(model.parameters(), lr=COMPLEX.lr)
+    return train_batches(gradient_step(loss(model), optimizer), _batches(COMPLEX), n)
+
+
+def _batches(config: KgeConfig) -> Iterator[Tensor]:
+    return batches(facts(), config.batch_size, torch.Generator().manual_seed(1))
+
+
+@cache
+def _gemm_operands() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    table = _initial(COMPLEX).entities.detach()
+    queries = table[: COMPLEX.batch_size].clone()
+    scores = torch.empty(len(queries), len(table))
+    return queries, table, scores, torch.empty_like(queries), torch.empty_like(table)
+
+
+def bare_gemms(n: int) -> float:
+    """Nothing but the three products of a batch, into buffers that are there: the floor."""
+    queries, table, scores, by_queries, by_table = _gemm_operands()
+    for _ in range(n):
+        torch.mm(queries, table.T, out=scores)
+        torch.mm(scores, table, out=by_queries)
+        torch.mm(scores.T, queries, out=by_table)
+    return float("nan")
+
+
+# --- LibKGE -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LibkgeRun:
+    """CPU seconds of each round after the first, losses of all, the peak memory of its process, and its initial tables with the loss
+    that LibKGE has for ``checked`` (mean over triples of both directions' sum)."""
+
+    seconds: list[float]
+    losses: list[float]
+    peak_rss_mb: float
+    checked: np.ndarray
+    check_loss: float
+    entities: np.ndarray
+    relations: np.ndarray
+
+
+def libkge_python() -> Path | None:
+    """The Python that has LibKGE, from KPI_BENCH_LIBKGE."""
+    value = os.environ.get("KPI_BENCH_LIBKGE")
+    return Path(value) if value and Path(value).exists() else None
+
+
+def libkge(rounds: int, n_batches: int = LIBKGE_BATCHES) -> LibkgeRun:
+    """LibKGE's 1vsAll job on ``n_batches`` batches a round, in a process of its own."""
+    python = libkge_python()
+    assert python is not None, "KPI_BENCH_LIBKGE"
+    w = training_workload()
+    rows = np.random.default_rng(1).permutation(len(w.triples))[: LIBKGE_BATCH * n_batches]
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder, "data"), Path(folder, "out")
+        write_libkge(data, w.triples[rows])
+        driver = Path(__file__).with_name("libkge_driver.py")
+        command = [str(python), str(driver), str(data), str(out), str(LIBKGE_BATCH), str(rounds)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=1200)
+        if done.returncode:
+            raise RuntimeError(f"LibKGE failed:\n{done.stderr[-2000:]}")
+        answer = json.loads(done.stdout.splitlines()[-1])
+        tables = np.load(out / "tables.npz")
+        return LibkgeRun(
+            seconds=answer["seconds"][1:],
+            losses=answer["losses"],
+            peak_rss_mb=answer["peak_rss_mb"],
+            checked=w.triples[rows][: answer["checked"]],
+            check_loss=answer["check_loss"],
+            entities=tables["entities"],
+            relations=tables["relations"],
+        )
+
+
+def write_libkge(folder: Path, triples: np.ndarray) -> None:
+    """A dataset folder in LibKGE's format: tab-separated ids, maps of ids, dataset.yaml. Valid and test are never scored."""
+    w = training_workload()
+    folder.mkdir()
+    for split, part in (("train", triples), ("valid", triples[:1]), ("test", triples[:1])):
+        np.savetxt(folder / f"{split}.del", part, fmt="%d", delimiter="\t")
+    for name, n in (("entity", w.n_entities), ("relation", w.n_relations)):
+        lines = "".join(f"{i}\t{i}\n" for i in range(n))
+        (folder / f"{name}_ids.del").write_text(lines, encoding="utf-8")
+    sizes = f"  num_entities: {w.n_entities}\n  num_relations: {w.n_relations}\n"
+    (folder / "dataset.yaml").write_text(f"dataset:\n  name: benchmark\n{sizes}", encoding="utf-8")
+
+
+def loss_of_libkge_tables(run: LibkgeRun) -> float:
+    """Our loss for what LibKGE scored: its tables are [re | im] as ours, and the reciprocal of r is its conjugate."""
+    model = fresh(COMPLEX)
+    re, im = torch.from_numpy(run.relations).chunk(2, dim=1)
+    both = torch.cat([torch.cat([re, im], 1), torch.cat([re, -im], 1)])
+    with torch.no_grad():
+        model.entities.copy_(torch.from_numpy(run.entities))
+        model.relations.copy_(both)
+        loss = own_loss(COMPLEX, model)(with_reciprocals(run.checked, training_workload().n_relations))
+    return 2 * float(loss)
+
+
+# --- RotH, own negatives of each query ----------------------------------------------------------------------------------------------
+
+
+def roth(n: int) -> float:
+    """RotH with 32 coordinates, 50 negatives a query, yes-or-no loss, Adam."""
+    return own(ROTH, n)
+
+
+def lookup_floor(n: int) -> float:
+    """What no model of this size escapes: its rows looked up, one inner product a candidate, their gradient, Adam over the tables."""
+    model = fresh(ROTH)
+    generator = torch.Generator().manual_seed(1)
+
+    def loss(batch: Tensor) -> Tensor:
+        drawn = torch.randint(model.n_entities, (len(batch), ROTH.negatives), generator=generator)
+        candidates = model.entities[torch.cat([batch[:, 2:], drawn], dim=1)]
+        queries = model.entities[batch[:, 0]] + model.relations[batch[:, 1], : model.dim]
+        return torch.bmm(candidates, queries[:, :, None]).mean()
+
+    optimizer = optimizer_of([model.entities, model.relations], ROTH)
+    return train_batches(gradient_step(loss, optimizer), _batches(ROTH), n)
+
+
+# --- MetaSD: source step, virtual student with one quiz batch, mutual step ----------------------------------------------------------
+
+
+@cache
+def _quiz() -> tuple[Tensor, Tensor]:
+    w = training_workload()
+    return split_quiz(w.triples, w.n_relations, METASD.quiz, METASD.quiz_share, 2)
+
+
+def metasd_step(n: int) -> float:
+    """All updates of a batch; the mask is drawn once, as it is in an epoch."""
+    model, (train, quiz) = fresh(METASD_KGE), _quiz()
+    sampler = torch.Generator().manual_seed(1)
+    step = MetasdStep(model, METASD, METASD_KGE, sampler, quiz=quiz)
+    step.renew_mask()
+    return train_batches(step, batches(train, METASD_KGE.batch_size, sampler), n)
+
+
+# --- MulDE: a 32-d Junior asks four 64-d teachers about the 100 entities it scores highest ------------------------------------------
+
+
+@cache
+def mulde_teachers() -> tuple[KgeModel, ...]:
+    """Teachers of the right sizes; that they know nothing costs the same."""
+    return tuple(freeze(fresh(replace(ROTH, model=name, dim=TEACHER_DIM))) for name in MULDE.teacher_models)
+
+
+def mulde_step(n: int) -> float:
+    """Hard loss, asking, answers, Senior, soft loss, one Adam for Junior and Senior."""
+    junior, senior = fresh(ROTH), Senior(training_workload().n_relations, MULDE)
+    hard = own_loss(ROTH, junior)
+    distillation = Distillation(junior, senior, list(mulde_teachers()), MULDE, 2)
+    distillation.epoch = 0
+
+    def loss(batch: Tensor) -> Tensor:
+        return MULDE.hard_weight * hard(batch) + distillation.loss(batch)
+
+    optimizer = optimizer_of([*junior.parameters(), *senior.parameters()], ROTH)
+    return train_batches(gradient_step(loss, optimizer), _batches(ROTH), n)
+
+
+def mulde_asking(n: int) -> float:
+    """Of a step only the top-K over all entities."""
+    junior, generator = fresh(ROTH), torch.Generator().manual_seed(2)
+
+    def step(batch: Tensor) -> Tensor:
+        return ask(junior, *batch.unbind(1), MULDE, generator).float().mean()
+
+    return train_batches(step, _batches(ROTH), n)
+
+
+def check_asking() -> None:
+    """What the Junior asks about are the candidates that it scores highest."""
+    junior, generator = fresh(ROTH), torch.Generator().manual_seed(2)
+    heads, relations, tails = facts()[:16].unbind(1)
+    with torch.no_grad():
+        scores = junior(heads, relations)
+        asked = ask(junior, heads, relations, tails, MULDE, generator)
+        found = scores.gather(1, asked).sort(dim=1, descending=True).values
+        torch.testing.assert_close(found, scores.topk(MULDE.top_k, dim=1).values, rtol=1e-4, atol=1e-6)
+
+
+# --- All of them --------------------------------------------------------------------------------------------------------------------
+
+COMPLEX_GROUP, ROTH_GROUP, METASD_GROUP, MULDE_GROUP = (
+    f"{name} epoch" for name in ("ComplEx", "RotH", "MetaSD", "MulDE")
+)
+TRAININGS: dict[str, Training] = {
+    "bare-gemms": Training(bare_gemms, COMPLEX_GROUP, 8, 1000, distinct=True),
+    "own-grouped": Training(partial(own, GROUPED), COMPLEX_GROUP, 8, 1000, distinct=True),
+    "own-plain": Training(partial(own, COMPLEX), COMPLEX_GROUP, 8, 1000),
+    "plain-autograd": Training(partial(restated, plain_autograd_loss), COMPLEX_GROUP, 8, 1000),
+    "metasd-form": Training(partial(restated, metasd_form_loss), COMPLEX_GROUP, 8, 1000),
+    "lookup-floor": Training(lookup_floor, ROTH_GROUP, 50, 500),
+    "own-roth": Training(partial(own, ROTH), ROTH_GROUP, 50, 500),
+    "metasd-source-alone": Training(partial(own, METASD_KGE), METASD_GROUP, 4, 1000),
+    "metasd-step": Training(metasd_step, METASD_GROUP, 4, 1000),
+    "mulde-junior-alone": Training(partial(own, ROTH), MULDE_GROUP, 20, 500),
+    "mulde-asking": Training(mulde_asking, MULDE_GROUP, 20, 500),
+    "mulde-step": Training(mulde_step, MULDE_GROUP, 20, 500),
+}
+CONTENDERS: dict[str, Callable[[], float]] = {name: training.run for name, training in TRAININGS.items()}
+
+
+@dataclass(frozen=True)
+class Aim:
+    """``slow`` should need at least (``at_least``) or about (not ``at_least``) ``times`` the CPU seconds of ``fast`` an epoch."""
+
+    slow: str
+    fast: str
+    times: float
+    at_least: bool = True
+
+
+AIMS = (
+    Aim("libkge", "own-grouped", 8.0),
+    Aim("metasd-form", "own-grouped", 8.0),
+    Aim("libkge", "own-plain", 2.5),
+    Aim("metasd-form", "own-plain", 2.5),
+    Aim("metasd-step", "metasd-source-alone", 7.0, at_least=False),
+)
+
+
+def report(epochs: dict[str, float], groups: dict[str, str]) -> list[str]:
+    """Lines that compare what was measured: CPU seconds an epoch by contender, and the group of each."""
+    first: dict[str, float] = {}
+    lines = []
+    for name, seconds in epochs.items():
+        base = first.setdefault(groups[name], seconds)
+        lines.append(
+            f"{groups[name]:16s} {name:20s} {seconds:10.1f} CPU-s an epoch, {seconds / base:8.2f} to the first of its group"
+        )
+    for aim in AIMS:
+        if aim.slow in epochs and aim.fast in epochs:
+            ratio = epochs[aim.slow] / epochs[aim.fast]
+            wanted = f"aim at least {aim.times:g}" if aim.at_least else f"aim about {aim.times:g}"
+            met = "" if not aim.at_least else ": reached" if ratio >= aim.times else ": NOT reached"
+            lines.append(f"{aim.slow} needs {ratio:.2f} times {aim.fast} ({wanted}{met})")
+    if "mulde-step" in epochs and "mulde-asking" in epochs:
+        share = epochs["mulde-asking"] / epochs["mulde-step"]
+        lines.append(f"the top-K over all entities is {share:.0%} of a MulDE step")
+    return lines
