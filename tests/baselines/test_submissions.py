@@ -252,3 +252,15 @@ def test_tuning_an_encoder_trains_it(tmp_path: Path, tiny_suite: Suite) -> None:
     assert fitted.trainable_parameters > sum(p.numel() for p in fitted.model.head.parameters())
     scores = fitted.scores(task.test.texts, task.test.entities)
     assert np.allclose(scores.sum(1), 1)
+
+
+@pytest.mark.parametrize("name", ["kg-embedding", "mulde", "metasd"])
+@pytest.mark.parametrize("config", [None, "base"])
+def test_methods_differ_by_their_vectors_alone(name: str, config: str | None) -> None:
+    ours, plain = read_config(SUBMISSIONS / name), read_config(SUBMISSIONS / "lightgcn")
+    for suite in ("kpi-open", "kpi-public", "kpi-mini", "kpi"):
+        shared = [
+            {key: value for key, value in resolved.items() if key.startswith(("rec_", "text_", "backbone"))}
+            for resolved in (method.resolve_params(suite, config, {}) for method in (ours, plain))
+        ]
+        assert shared[0] == shared[1]
