@@ -15,13 +15,17 @@ def read_config(cls: type[C], params: Mapping[str, Any], prefix: str) -> C:
     """Build the dataclass ``cls`` from the entries of ``params`` that start with ``prefix``; absent ones keep their default.
 
     Raises:
-        SubmissionError: a value has another type than the field's default (an int stands for a float).
+        SubmissionError: a value has another type than the field's default (an int stands for a float), or ``cls`` refuses the
+            values: its message starts with a field's name, which gets the prefix.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         if prefix + field.name in params:
             values[field.name] = _checked(prefix + field.name, params[prefix + field.name], field.default)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except SubmissionError as error:
+        raise SubmissionError(f"{prefix}{error}") from None
 
 
 def refuse_unknown(params: Mapping[str, Any], known: Iterable[str], owner: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,28 @@ def one_thread(device: torch.device) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """Float32 matrix products of the block may run as TF32 on a GPU. Around training steps only: scores that are ranked keep float32."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """At most ``epochs`` epochs; valid is scored every ``eval_every`` epochs (and after the last);
-    training ends after ``patience`` scores in a row that are not better than the best."""
+    training ends after ``patience`` scores in a row that are not better than the best. An earlier call has run the epochs before
+    ``first_epoch``: they count."""
 
     epochs: int
     eval_every: int = 1
     patience: int = 5
+    first_epoch: int = 1
 
 
 @dataclass(frozen=True)
@@ -75,8 +89,9 @@ def train(
     best = Fit(best_epoch=0, best_score=-math.inf, epochs=0)
     kept: dict[str, Tensor] = {}
     misses = done = 0
-    for number in ctx.progress(range(1, schedule.epochs + 1), description):
-        _run_epoch(model, epoch(), step, number, description)
+    for number in ctx.progress(range(schedule.first_epoch, schedule.epochs + 1), description):
+        with tensor_cores(torch.device(ctx.device)):
+            _run_epoch(model, epoch(), step, number, description)
         done = number
         if evaluate is None or (number % schedule.eval_every and number != schedule.epochs):
             continue
@@ -123,6 +138,18 @@ def gradient_step(
         return value.detach()
 
     return step
+
+
+def prefixed(ctx: Context, prefix: str) -> Context:
+    """The same context, whose curves and notes carry a prefix: for one of several models of a run."""
+
+    def report(kind: str, **values: Any) -> None:
+        for name in ("metric", "key"):
+            if name in values:
+                values[name] = f"{prefix}{values[name]}"
+        ctx.report(kind, **values)
+
+    return replace(ctx, report=report)
 
 
 def _run_epoch(

@@ -55,22 +55,18 @@ class MetasdConfig:
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise SubmissionError(
-                    f"metasd {name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}"
-                )
+                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
         for name in ("share", "quiz_share"):
             if not 0 < getattr(self, name) < 1:
-                raise SubmissionError(
-                    f"metasd {name} = {getattr(self, name)}; it must be above 0 and below 1"
-                )
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be above 0 and below 1")
         for name in ("temperature", "inner_lr", "meta_lr"):
             if getattr(self, name) <= 0:
-                raise SubmissionError(f"metasd {name} = {getattr(self, name)}; it must be positive")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
         for name in ("static_after", "quiz_batches", "first_kl", "second_kl"):
             if getattr(self, name) < 0:
-                raise SubmissionError(f"metasd {name} = {getattr(self, name)}; it must not be negative")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if self.candidates < 1:
-            raise SubmissionError(f"metasd candidates = {self.candidates}; it must be at least 1")
+            raise SubmissionError(f"candidates = {self.candidates}; it must be at least 1")
 
     @property
     def uses_quiz(self) -> bool:

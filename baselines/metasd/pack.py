@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from baselines.common.kge import create_model
+from baselines.common.kge.checkpoint import reading
 from baselines.common.kge.models import KgeModel
 from kpi_bench.errors import SubmissionError
 
@@ -46,27 +47,22 @@ def load_packed(path: Path) -> KgeModel:
     """The model that :func:`save_packed` wrote, with its zeros, float32 on the CPU.
 
     Raises:
-        SubmissionError: the file is missing or holds no such model.
+        SubmissionError: the file is missing, damaged, or holds no such model.
     """
-    if not path.is_file():
-        raise SubmissionError(f"{path}: no such file")
-    try:
+    with reading(path):
         with safe_open(path, framework="np") as file:
-            form = json.loads((file.metadata() or {}).get("packed_kge", "null"))
-            if form is None:
-                raise SubmissionError(f"{path} holds no packed KGE model")
+            form = json.loads((file.metadata() or {})["packed_kge"])
             arrays = {name: file.get_tensor(name) for name in list(file.keys())}
-    except SafetensorError as error:
-        raise SubmissionError(f"{path} is no safetensors file: {error}") from error
-    model = create_model(form.pop("model"), generator=torch.Generator(), **form)
-    for name in TABLES:
-        table = getattr(model, name)
-        bits, values = arrays[f"{name}.kept"], arrays[f"{name}.values"]
-        kept = np.unpackbits(bits, count=table.numel()).astype(bool)
-        if int(kept.sum()) != len(values):
-            raise SubmissionError(f"{path}: {name} has {int(kept.sum())} weights but {len(values)} values")
-        dense = np.zeros(table.numel(), dtype=np.float32)
-        dense[kept] = values
-        with torch.no_grad():
-            table.copy_(torch.from_numpy(dense).view_as(table))
+        model = create_model(form.pop("model"), generator=torch.Generator(), **form)
+        for name in TABLES:
+            table = getattr(model, name)
+            bits, values = arrays[f"{name}.kept"], arrays[f"{name}.values"]
+            kept = np.unpackbits(bits, count=table.numel()).astype(bool)
+            # Checked: bits would be filled up with zeros, a single value repeated.
+            if 8 * len(bits) - table.numel() not in range(8) or values.shape != (kept.sum(),):
+                raise SubmissionError(f"{name} has {int(kept.sum())} weights but {len(values)} values")
+            dense = np.zeros(table.numel(), dtype=np.float32)
+            dense[kept] = values
+            with torch.no_grad():
+                table.copy_(torch.from_numpy(dense).view_as(table))
     return model.eval()

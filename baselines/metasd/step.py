@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from baselines.common.kge.bilinear import Bilinear
-from baselines.common.kge.train import KgeConfig, optimizer_of
+from baselines.common.kge.train import KgeConfig, adagrad, optimizer_of
 from baselines.metasd.config import MetasdConfig
 from baselines.metasd.logits import Distance, mutual_gradients_
 from baselines.metasd.mask import kept_tables, training_mask
@@ -47,7 +47,7 @@ class MetasdStep:
         self._quiz, self._class_weights, self._sampler = quiz, class_weights, sampler
         self._optimizer = optimizer_of(model.parameters(), kge)
         # Accumulators of its own: meta-gradients are orders of magnitude smaller than those of the losses.
-        self._meta_optimizer = torch.optim.Adagrad(model.parameters(), lr=config.meta_lr, fused=True)
+        self._meta_optimizer = adagrad(model.parameters(), config.meta_lr)
         self._distance = Distance(config.temperature, config.first_kl, config.second_kl)
         self._mutual = self._distance if config.mutual else Distance(1.0, 0.0, 0.0)
         self._extra = extra_loss(model, kge.regularizer, kge.reg, kge.relation_weight)

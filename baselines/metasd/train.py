@@ -17,7 +17,7 @@ from baselines.common.kge.facts import batches, with_reciprocals
 from baselines.common.kge.models import Candidates, KgeModel
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.train import KgeConfig, create
-from baselines.common.training import Schedule, train
+from baselines.common.training import Fit, Schedule, train
 from baselines.metasd.config import MetasdConfig, check_kge
 from baselines.metasd.quiz import split_quiz
 from baselines.metasd.step import MetasdStep
@@ -57,12 +57,10 @@ def train_metasd(
     model = create(kge, n_entities, n_relations, ctx.seed).to(device)
     assert isinstance(model, Bilinear)
     sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
-    # Several KGs are pre-trained in one process: there a note names its own.
-    where = f"{description}: " if valid is None else ""
     facts, quiz = with_reciprocals(triples, n_relations), None
     if config.uses_quiz:
         facts, quiz = split_quiz(triples, n_relations, config.quiz, config.quiz_share, ctx.seed + 2)
-        ctx.note(f"{where}quiz_facts", len(quiz))
+        ctx.note("quiz_facts", len(quiz))
     step = MetasdStep(
         model,
         config,
@@ -72,20 +70,23 @@ def train_metasd(
         class_weights=class_weights(triples, n_entities).to(device) if config.weighted_classes else None,
     )
     if step.sampled:
-        ctx.note(f"{where}sampled_candidates", step.sampled)
-    student = copy.deepcopy(model)
+        ctx.note("sampled_candidates", step.sampled)
+    student: KgeModel | None = None
 
     def refresh() -> KgeModel:
         """The student of the present weights; a static mask is not drawn again."""
+        nonlocal student
+        if student is None:
+            student = copy.deepcopy(model)
         static = config.mask == "static" and step.kept is not None
         kept = step.kept if static and step.kept is not None else step.magnitudes_kept()
         write_student(model, student, kept, half=config.half)
         return student
 
-    validation = None
-    if valid is not None and len(valid):
-        validation = LinkValidation(triples, valid, n_entities, n_relations, max_triples=kge.valid_triples)
-    _run(
+    validation = LinkValidation.where_valid(
+        triples, valid, n_entities, n_relations, max_triples=kge.valid_triples
+    )
+    fit = _run(
         step,
         facts.to(device),
         kge,
@@ -94,11 +95,12 @@ def train_metasd(
         description,
         None if validation is None else lambda: validation.score(refresh()),
     )
-    refresh()
-    ctx.note(f"{where}kept_weights", kept_weights(student))
+    served = refresh()
+    ctx.note("kept_weights", kept_weights(served))
     if validation is not None:
-        _report(model, student, validation, ctx)
-    return Trained(model.eval(), student.eval())
+        ctx.note("valid_mrr_student", fit.best_score)
+        _report(model, served, validation, ctx)
+    return Trained(model.eval(), served.eval())
 
 
 def write_student(source: KgeModel, student: KgeModel, kept: Sequence[Tensor], *, half: bool) -> None:
@@ -129,9 +131,8 @@ def _run(
     ctx: Context,
     description: str,
     evaluate: Callable[[], float] | None,
-) -> None:
+) -> Fit:
     config = step.config
-    epochs = kge.epochs
     renew = config.mask == "dynamic" and not config.one_shot
 
     def epoch() -> Iterable[Tensor]:
@@ -139,30 +140,30 @@ def _run(
             step.renew_mask()
         return batches(facts, kge.batch_size, sampler)
 
-    def run(epochs: int, evaluate: Callable[[], float] | None, name: str) -> None:
-        train(
+    def run(first: int, last: int, evaluate: Callable[[], float] | None, name: str) -> Fit:
+        return train(
             step.model,
             epoch=epoch,
             step=step,
             evaluate=evaluate,
-            schedule=Schedule(epochs, kge.eval_every, kge.patience),
+            schedule=Schedule(last, kge.eval_every, kge.patience, first),
             ctx=ctx,
             metric="valid_mrr",
             description=name,
         )
 
+    warm_up = 0
     if config.mask == "static" and not config.one_shot:
-        warm_up = min(config.static_after, epochs - 1)
+        warm_up = min(config.static_after, kge.epochs - 1)
         if warm_up:
             # Not scored: the best state must be one that the mask to come was used with.
-            run(warm_up, None, f"{description}, before pruning")
+            run(1, warm_up, None, f"{description}, before pruning")
         step.renew_mask()
-        epochs -= warm_up
-    run(epochs, evaluate, description)
+    return run(warm_up + 1, kge.epochs, evaluate, description)
 
 
 def _report(source: KgeModel, student: KgeModel, validation: LinkValidation, ctx: Context) -> None:
-    models = {"student": student, "source": source, "unpruned_candidates": over_dense(student, source)}
+    models = {"source": source, "unpruned_candidates": over_dense(student, source)}
     for name, model in models.items():
         score = validation.score(model)
         if math.isfinite(score):

@@ -24,8 +24,7 @@ def ask(
     """
     n = junior.n_entities
     if config.asking == "random":
-        shape = (len(heads), min(config.top_k, n))
-        return torch.randint(n, shape, generator=generator, device=heads.device)
+        return draw_distinct(n, len(heads), config.top_k, generator)
     with torch.no_grad():
         query = junior.query(heads, relations)
         if n <= config.max_candidates:
@@ -41,17 +40,25 @@ def draw_pool(n_entities: int, size: int, tails: Tensor, generator: torch.Genera
     Returns ids int64 ``[n]`` and which of them repeat an earlier one, bool ``[n]``. Repeats stay: removing them would make the
     shape depend on values, and a GPU wait for it. Without the tails the Senior's labels would be almost all false.
     """
-    device = tails.device
-    size = min(size, n_entities)
-    step = n_entities // size
-    # One of each run of ``step`` ids from a random start: distinct without a permutation of all ids, each id as likely.
-    start = torch.randint(n_entities, (1,), generator=generator, device=device)
-    inside = torch.randint(step, (size,), generator=generator, device=device)
-    drawn = (start + step * torch.arange(size, device=device) + inside) % n_entities
-    ordered = tails.sort().values
-    seen = torch.isin(ordered, drawn)
+    drawn = draw_distinct(n_entities, 1, size, generator)[0]
+    ordered, among = tails.sort().values, drawn.sort().values
+    # Not torch.isin: on a GPU it waits for the device.
+    seen = among[torch.searchsorted(among, ordered).clamp_max(len(among) - 1)] == ordered
     seen[1:] |= ordered[1:] == ordered[:-1]
     return torch.cat([drawn, ordered]), torch.cat([torch.zeros_like(drawn, dtype=torch.bool), seen])
+
+
+def draw_distinct(n_entities: int, rows: int, size: int, generator: torch.Generator) -> Tensor:
+    """``size`` distinct random entities in each row (all if there are fewer), int64 ``[rows, min(size, n_entities)]``.
+
+    One of each run of ids from a random start: distinct without a permutation of all ids, each id as likely.
+    """
+    device = generator.device
+    size = min(size, n_entities)
+    step = n_entities // size
+    start = torch.randint(n_entities, (rows, 1), generator=generator, device=device)
+    inside = torch.randint(step, (rows, size), generator=generator, device=device)
+    return (start + step * torch.arange(size, device=device) + inside) % n_entities
 
 
 def best_positions(table: CandidateTable, query: Query, k: int, repeated: Tensor | None = None) -> Tensor:

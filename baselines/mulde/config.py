@@ -20,7 +20,7 @@ class MuldeConfig:
     """Defaults are the authors' code on FB15k-237.
 
     ``teachers``: model names, separated by commas. The Junior asks about its ``top_k`` candidates (``asking = "random"``: as many
-    uniform ones). L = ``hard_weight`` L_hard + L_senior + ``gamma`` L_soft, the last one at ``temperature``.
+    random ones). L = ``hard_weight`` L_hard + L_senior + ``gamma`` L_soft, the last one at ``temperature``.
 
     Contrast attention: ``attention`` is "softmax" (of -d / tau), "sigmoid" (each teacher by itself, times their number) or "uniform" (all
     equal); ``contrast`` names the direction of the divergence d; tau = exp(floor(e / 5)), without the floor where not ``floor_epoch``.
@@ -51,17 +51,15 @@ class MuldeConfig:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise SubmissionError(
-                    f"mulde_{name} = {getattr(self, name)!r}; use one of {', '.join(known)}"
-                )
+                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(known)}")
         if not self.teacher_models or not set(self.teacher_models) <= set(MODELS):
-            raise SubmissionError(f"mulde_teachers = {self.teachers!r}; name some of {', '.join(MODELS)}")
+            raise SubmissionError(f"teachers = {self.teachers!r}; name some of {', '.join(MODELS)}")
         for name in ("top_k", "pool", "temperature"):
             if getattr(self, name) <= 0:
-                raise SubmissionError(f"mulde_{name} must be positive, got {getattr(self, name)}")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
         for name in ("gamma", "hard_weight", "max_candidates"):
             if getattr(self, name) < 0:
-                raise SubmissionError(f"mulde_{name} must not be negative, got {getattr(self, name)}")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
 
     @property
     def teacher_models(self) -> tuple[str, ...]:

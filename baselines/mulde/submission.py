@@ -15,6 +15,7 @@ from baselines.common.kge.train import KgeConfig
 from baselines.mulde.config import MuldeConfig
 from baselines.mulde.train import Knowledge, train_mulde
 from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
 
 
 class Mulde(KgeSubmission):
@@ -34,6 +35,11 @@ class Mulde(KgeSubmission):
             for name in self.mulde.teacher_models
         ]
         self.teacher = teachers[0]
+        for prefix, kge in (("kge_", self.kge), ("teacher_", self.teacher)):
+            if kge.sparse_rows:
+                raise SubmissionError(
+                    f"MulDE cannot use {prefix}sparse_rows = true: its batches are small and its Adam is dense"
+                )
 
     def fit(
         self,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from baselines.common.kge.models import KgeModel
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.tables import CandidateTable
 from baselines.common.kge.train import KgeConfig, create, epochs_of, loss_of, optimizer_of, train_kge
-from baselines.common.training import Schedule, gradient_step, one_thread, train
+from baselines.common.training import Schedule, gradient_step, one_thread, prefixed, train
 from baselines.mulde.asking import ask
 from baselines.mulde.config import MuldeConfig
 from baselines.mulde.senior import Senior
@@ -41,14 +40,16 @@ class Knowledge:
     n_entities: int
     n_relations: int
     valid: NDArray[np.int64] | None = None
+    _validations: dict[int, LinkValidation | None] = field(default_factory=dict, init=False, repr=False)
 
     def validation(self, config: KgeConfig) -> LinkValidation | None:
-        """What early stopping asks."""
-        if self.valid is None or len(self.valid) == 0:
-            return None
-        return LinkValidation(
-            self.triples, self.valid, self.n_entities, self.n_relations, max_triples=config.valid_triples
-        )
+        """What early stopping asks: one for all models that rank as many triples."""
+        n = config.valid_triples
+        if n not in self._validations:
+            self._validations[n] = LinkValidation.where_valid(
+                self.triples, self.valid, self.n_entities, self.n_relations, max_triples=n
+            )
+        return self._validations[n]
 
 
 def train_mulde(
@@ -62,26 +63,28 @@ def train_mulde(
 ) -> KgeModel:
     """The trained Junior. Without ``config.distil`` it learns from the hard loss alone, in the same loop with the same batches.
 
+    On a CPU a small KG is trained on one thread, and the note ``torch_threads`` says so: its operations take microseconds, and with
+    more threads the time of a run would be that of waking them.
+
     Raises:
-        SubmissionError: no triples, sparse rows, or a loss that is NaN or infinite.
+        SubmissionError: no triples, or a loss that is NaN or infinite.
     """
     if len(kg.triples) == 0:
         raise SubmissionError(f"{description}: the KG has no triples")
-    if junior_config.sparse_rows:
-        raise SubmissionError("kge_sparse_rows = true: MulDE trains Junior and Senior by one dense Adam")
-    small = junior_config.batch_size * kg.n_entities < ONE_THREAD_BELOW
-    with one_thread(torch.device(ctx.device)) if small else nullcontext():
+    device = torch.device(ctx.device)
+    small = device.type == "cpu" and junior_config.batch_size * kg.n_entities < ONE_THREAD_BELOW
+    if small:
+        ctx.note("torch_threads", 1)
+    with one_thread(device) if small else nullcontext():
         teachers = train_teachers(kg, teacher_config, config, ctx, description) if config.distil else []
         junior = first_junior(kg, junior_config, config, ctx, description)
         marks = [fingerprint(teacher) for teacher in teachers]
         train_junior(kg, junior, teachers, junior_config, config, ctx, description=description)
-    # Several KGs are pre-trained in one process: there a note names its own.
-    where = "" if kg.valid is not None else f"{description}: "
-    ctx.note(f"{where}junior_parameters", _size(junior))
+    ctx.note("junior_parameters", _size(junior))
     if teachers:
-        ctx.note(f"{where}teacher_parameters", sum(map(_size, teachers)))
-        ctx.note(f"{where}teacher_fingerprints", " ".join(marks))
-        ctx.note(f"{where}teachers_unchanged", marks == [fingerprint(teacher) for teacher in teachers])
+        ctx.note("teacher_parameters", sum(map(_size, teachers)))
+        ctx.note("teacher_fingerprints", " ".join(marks))
+        ctx.note("teachers_unchanged", marks == [fingerprint(teacher) for teacher in teachers])
     return junior.eval()
 
 
@@ -90,22 +93,18 @@ def train_teachers(
 ) -> list[KgeModel]:
     """Each teacher by the hard loss alone, then frozen; one is trained at a time, so that only one has optimizer state."""
     teachers = []
-    validation = kg.validation(teacher_config)
     for number, name in enumerate(config.teacher_models, 1):
-        label = f"teacher_{number}_{name}"
         teacher = train_kge(
             kg.triples,
             kg.n_entities,
             kg.n_relations,
-            replace(teacher_config, model=name, sparse_rows=False),
-            labelled(ctx, label),
+            replace(teacher_config, model=name),
+            prefixed(ctx, f"teacher_{number}_{name}_"),
             description=f"{description}, teacher {number} ({name})",
-            valid=kg.valid,
+            validation=kg.validation(teacher_config),
             seed=ctx.seed + SEED_STEP * number,
         )
         teachers.append(freeze(teacher))
-        if validation is not None:
-            ctx.note(f"{label}_valid_mrr", validation.score(teacher))
     return teachers
 
 
@@ -120,9 +119,9 @@ def first_junior(
         kg.n_entities,
         kg.n_relations,
         junior_config,
-        labelled(ctx, "warm_start"),
+        prefixed(ctx, "warm_start_"),
         description=f"{description}, warm start",
-        valid=kg.valid,
+        validation=kg.validation(junior_config),
     )
 
 
@@ -159,7 +158,7 @@ def train_junior(
 
     parameters = chain.from_iterable(model.parameters() for model in models)
     validation = kg.validation(junior_config)
-    train(
+    fit = train(
         models,
         epoch=epoch,
         step=gradient_step(loss, optimizer_of(parameters, junior_config)),
@@ -169,6 +168,8 @@ def train_junior(
         metric="valid_mrr",
         description=description,
     )
+    if validation is not None:
+        ctx.note("valid_mrr", fit.best_score)
     return senior
 
 
@@ -206,18 +207,6 @@ class Distillation:
             for teacher, table in zip(self.teachers, self.tables, strict=True)
         ]
         return torch.stack(found, dim=1)
-
-
-def labelled(ctx: Context, label: str) -> Context:
-    """The same context, whose curve and notes carry a label: the run's own curve is that of the Junior."""
-
-    def report(kind: str, **values: Any) -> None:
-        for name in ("metric", "key"):
-            if name in values:
-                values[name] = f"{label}_{values[name]}"
-        ctx.report(kind, **values)
-
-    return replace(ctx, report=report)
 
 
 def _size(model: nn.Module) -> int:

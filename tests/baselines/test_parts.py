@@ -18,7 +18,7 @@ from baselines.common.propagation import Propagation
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.sampling import NegativeSampler, PairSampler
 from baselines.common.top_k import rank_by_one_score, rank_by_scores
-from baselines.common.training import Fit, Schedule, gradient_step, train
+from baselines.common.training import Fit, Schedule, gradient_step, prefixed, tensor_cores, train
 from kpi_bench import Context, Csr, RecommendationQueries
 from kpi_bench._dgl import dgl_available
 from kpi_bench.errors import SubmissionError
@@ -150,6 +150,39 @@ def test_the_last_epoch_is_scored_whatever_the_interval() -> None:
     model, fit, events = _train_counter([0.1, 0.2, 0.3], epochs=5, eval_every=2)
     assert model.steps.item() == fit.best_epoch == 5
     assert [v["step"] for kind, v in events if kind == "curve"] == [2, 4, 5]
+
+
+def test_epochs_of_an_earlier_call_count() -> None:
+    model, fit, events = _train_counter([0.1, 0.3, 0.2], epochs=8, eval_every=2, first_epoch=4)
+    assert model.steps.item() == 3  # epochs 4 to 6
+    assert fit == Fit(best_epoch=6, best_score=0.3, epochs=8)
+    assert [v["step"] for kind, v in events if kind == "curve"] == [4, 6, 8]
+
+
+def test_curves_and_notes_of_one_of_several_models_are_told_apart() -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    own = prefixed(context(seed=3, events=events), "teacher_")
+    own.log(2, 0.5, "valid_mrr")
+    own.note("best_epoch", 2)
+    assert own.seed == 3
+    assert [values.get("metric", values.get("key")) for _, values in events] == [
+        "teacher_valid_mrr",
+        "teacher_best_epoch",
+    ]
+
+
+@pytest.mark.parametrize(("device", "inside"), [("cpu", "highest"), ("cuda", "high")])
+def test_tensor_cores_are_for_the_block_alone_and_not_on_a_cpu(device: str, inside: str) -> None:
+    assert torch.get_float32_matmul_precision() == "highest"
+
+    def fail() -> None:
+        with tensor_cores(torch.device(device)):
+            assert torch.get_float32_matmul_precision() == inside
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_without_a_score_all_epochs_are_run_and_the_last_state_stays() -> None:

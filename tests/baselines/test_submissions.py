@@ -264,3 +264,15 @@ def test_methods_differ_by_their_vectors_alone(name: str, config: str | None) ->
             for resolved in (method.resolve_params(suite, config, {}) for method in (ours, plain))
         ]
         assert shared[0] == shared[1]
+
+
+@pytest.mark.parametrize("name", ["kg-embedding", "mulde", "metasd"])
+def test_base_and_paper_configs_train_the_same_embeddings_on_every_suite(name: str) -> None:
+    config = read_config(SUBMISSIONS / name)
+    for choice in config.configs:
+        if choice == "base" or choice.startswith("paper-"):
+            resolved = [config.resolve_params(suite, choice, {}) for suite in ("any", *config.suites)]
+            for key in resolved[0]:
+                if key.startswith(("kge_", "teacher_", "mulde_", "metasd_")):
+                    values = {repr(params[key]) for params in resolved}
+                    assert len(values) == 1, f"{choice}: {key} is {' or '.join(values)}"

@@ -36,22 +36,3 @@ def soft_kl(
     gradients then keep their size when T changes. ``detach`` keeps the gradient from the target."""
     loss = row_kl(target.detach() if detach else target, student, temperature=temperature, floor=floor).mean()
     return loss * temperature**2 if scale else loss
-
-
-def soft_cross_entropy(
-    target: Tensor, student: Tensor, *, temperature: float = 1.0, detach: bool = True, scale: bool = True
-) -> Tensor:
-    """As :func:`soft_kl` with the target's own entropy left in: the same gradient for the student, one softmax cheaper."""
-    wanted = functional.softmax((target.detach() if detach else target) / temperature, dim=-1)
-    loss = -(wanted * functional.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
-    return loss * temperature**2 if scale else loss
-
-
-def feature_mse(target: Tensor, student: Tensor, *, detach: bool = True) -> Tensor:
-    """Mean squared difference of features of one shape ``[..., dim]``."""
-    return functional.mse_loss(student, target.detach() if detach else target)
-
-
-def feature_cosine(target: Tensor, student: Tensor, *, detach: bool = True) -> Tensor:
-    """Mean of 1 - cos between features ``[..., dim]``: their lengths do not count."""
-    return (1 - functional.cosine_similarity(student, target.detach() if detach else target, dim=-1)).mean()

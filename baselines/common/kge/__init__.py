@@ -17,6 +17,20 @@ MODELS: Mapping[str, type[KgeModel]] = {
     cls.__name__.lower(): cls
     for cls in (DistMult, ComplEx, TransE, DistE, RotE, RefE, TransH, DistH, RotH, RefH, AttH)
 }
+UNPAIRED = ("distmult", "transe", "diste", "transh", "disth")
+"""Models that take coordinates one by one; the others take pairs."""
+
+
+def check_dim(name: str, dim: int) -> None:
+    """Refuse a width that the named model cannot have.
+
+    Raises:
+        SubmissionError: ``dim`` is below 1, or odd where coordinates are paired.
+    """
+    if dim < 1:
+        raise SubmissionError(f"dim = {dim}; it must be at least 1")
+    if dim % 2 and name not in UNPAIRED:
+        raise SubmissionError(f"dim = {dim}; it must be even: {name} pairs coordinates")
 
 
 def create_model(
@@ -34,12 +48,11 @@ def create_model(
     """A model by name, freshly initialised.
 
     Raises:
-        SubmissionError: an unknown name, an odd ``dim`` where coordinates are paired, or an option that the model lacks.
+        SubmissionError: an unknown name, a ``dim`` or an option that the model cannot have.
     """
     if name not in MODELS:
         raise SubmissionError(f"unknown KGE model {name!r}; use one of {', '.join(MODELS)}")
-    if dim < 1 or (dim % 2 and name not in ("distmult", "transe", "diste", "transh", "disth")):
-        raise SubmissionError(f"{name} pairs coordinates: dim must be even and positive, got {dim}")
+    check_dim(name, dim)
     options: dict[str, Any] = {"bias": bias, "init_std": init_std, "sparse_rows": sparse_rows}
     cls = MODELS[name]
     if issubclass(cls, Hyperbolic):

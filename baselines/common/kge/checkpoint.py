@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -33,16 +35,28 @@ def load_model(path: Path) -> KgeModel:
     """Read what :func:`save_model` wrote, on the CPU.
 
     Raises:
-        SubmissionError: the file is missing, is no such checkpoint, or its tables do not fit its sizes.
+        SubmissionError: as :func:`reading` says.
     """
-    if not path.is_file():
-        raise SubmissionError(f"{path}: no such checkpoint; pre-train again")
-    try:
+    with reading(path):
         with safe_open(path, framework="pt") as file:
             shape = json.loads((file.metadata() or {})["kge"])
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         model = create_model(shape.pop("model"), generator=torch.Generator(), **shape)
         model.load_state_dict(tensors)
+    return model.eval()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around the reading of a checkpoint: whatever is wrong with the file is one kind of error that names it.
+
+    Raises:
+        SubmissionError: the file is missing, is no such checkpoint, or its tables do not fit its sizes.
+    """
+    if not path.is_file():
+        raise SubmissionError(f"{path}: no such checkpoint; pre-train again")
+    try:
+        yield
     except (
         SubmissionError,
         SafetensorError,
@@ -55,4 +69,3 @@ def load_model(path: Path) -> KgeModel:
         raise SubmissionError(
             f"{path} holds no KGE model, or one whose tables and sizes differ ({error}); pre-train again"
         ) from error
-    return model.eval()

@@ -25,7 +25,8 @@ def batches(facts: Tensor, size: int, generator: torch.Generator) -> Iterator[Te
 
 class GroupedFacts:
     """Facts grouped by query (h, r): a batch has ``size`` distinct queries with all their answers, so that each query is scored
-    once an epoch and not once an answer. An epoch's summed loss is that of single facts; its batches are composed differently."""
+    once an epoch and not once an answer. A batch averages over its facts, whose number varies: in a large one each weighs a little less.
+    """
 
     def __init__(self, facts: Tensor) -> None:
         heads, relations, _ = facts.unbind(1)

@@ -26,13 +26,6 @@ def exp0(tangent: Tensor, c: Tensor) -> Tensor:
     return tangent * (reach / (root * norm))
 
 
-def log0(point: Tensor, c: Tensor) -> Tensor:
-    """The tangent vector at the origin that leads to a point of the ball: the inverse of :func:`exp0`."""
-    root = c.sqrt()
-    norm = point.square().sum(-1, keepdim=True).clamp_min(TINY).sqrt()
-    return point * (torch.atanh((root * norm).clamp_max(1 - EDGE)) / (root * norm))
-
-
 def project(point: Tensor, c: Tensor) -> Tensor:
     """Pull points that rounding has put outside the ball back to its edge."""
     norm = point.square().sum(-1, keepdim=True).clamp_min(TINY).sqrt()
@@ -59,15 +52,19 @@ def squared_distance(stretch: Tensor, c: Tensor) -> Tensor:
     return _SquaredArsinh.apply(stretch) * (4 / c)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def arsinh_root_(w: Tensor) -> tuple[Tensor, Tensor]:
+    """s = sqrt w and arsinh(s) of ``w`` > 0, in whose place the latter is put."""
+    root = w.sqrt()
+    # arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))): as exact as torch.asinh, which has no vector form on CPUs.
+    return root, w.div_((w + 1).sqrt_().add_(1)).add_(root).log1p_()
+
+
 class _SquaredArsinh(torch.autograd.Function):
     """arsinh(sqrt w)^2, w >= 0. By hand: autograd of the root is infinite where two points meet, and keeps five more tensors."""
 
     @staticmethod
     def forward(ctx: Any, w: Tensor) -> Tensor:
-        w = w.clamp_min(SMALLEST)
-        root = w.sqrt()
-        # arsinh(s) = log1p(s + s^2 / (1 + sqrt(1 + s^2))): as exact as torch.asinh, which has no vector form on CPUs.
-        reach = w.div_((w + 1).sqrt_().add_(1)).add_(root).log1p_()
+        root, reach = arsinh_root_(w.clamp_min(SMALLEST))
         ctx.save_for_backward(root, reach)
         return reach.square()
 

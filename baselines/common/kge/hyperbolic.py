@@ -56,7 +56,8 @@ class Hyperbolic(KgeModel):
         c = query.curvature
         assert c is not None
         if len(c) == 1:
-            return -squared_distance(inner_products(*folded(query.vectors, exp0(candidates, c), c)), c)
+            stretch = inner_products(fold_queries(query.vectors, c), fold_points(exp0(candidates, c), c))
+            return -squared_distance(stretch, c)
         # exp0 is radial: under another curvature a candidate is only scaled, so its inner products are too.
         norm = candidates.square().sum(-1).clamp_min(TINY).sqrt()
         reach = torch.tanh(c.sqrt() * norm).clamp_max(1 - EDGE)
@@ -66,13 +67,17 @@ class Hyperbolic(KgeModel):
         return -squared_distance(c * gap / ((1 - c * qq) * (1 - reach.square())), c)
 
 
-def folded(queries: Tensor, points: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Vectors of width ``dim + 2`` whose inner products are the stretches w of all pairs of ``queries [b, dim]`` and ``points
-    [..., dim]`` of one ball: c |q - y|^2 / ((1 - c|q|^2)(1 - c|y|^2)) is bilinear in [q, |q|^2, 1] and [-2y, 1, |y|^2]."""
-    qq, yy = queries.square().sum(-1, keepdim=True), points.square().sum(-1, keepdim=True)
-    left = torch.cat([queries, qq, torch.ones_like(qq)], dim=-1) * (c / (1 - c * qq))
-    right = torch.cat([-2 * points, torch.ones_like(yy), yy], dim=-1) / (1 - c * yy)
-    return left, right
+def fold_queries(queries: Tensor, c: Tensor) -> Tensor:
+    """Vectors of width ``dim + 2`` whose inner products with :func:`fold_points` are the stretches w of all pairs of one ball:
+    c |q - y|^2 / ((1 - c|q|^2)(1 - c|y|^2)) is bilinear in [q, |q|^2, 1] and [-2y, 1, |y|^2]."""
+    qq = queries.square().sum(-1, keepdim=True)
+    return torch.cat([queries, qq, torch.ones_like(qq)], dim=-1) * (c / (1 - c * qq))
+
+
+def fold_points(points: Tensor, c: Tensor) -> Tensor:
+    """The other factor, of ``points [..., dim]``."""
+    yy = points.square().sum(-1, keepdim=True)
+    return torch.cat([-2 * points, torch.ones_like(yy), yy], dim=-1) / (1 - c * yy)
 
 
 class TransH(Hyperbolic):

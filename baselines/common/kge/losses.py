@@ -13,47 +13,40 @@ from torch.nn import functional
 UNDERFLOW = 1e-37
 
 
-def full_softmax(
-    queries: Tensor, table: Tensor, rows: Tensor, columns: Tensor, *, class_weights: Tensor | None = None
-) -> Tensor:
+def full_softmax(queries: Tensor, table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Mean cross-entropy of targets over all candidates of scores ``queries [b, d] @ table [n, d].T``.
 
-    Target i is candidate ``columns[i]`` of query ``rows[i]``, int64 ``[m]`` each: a query with many answers is scored once. With
-    ``class_weights [n]`` it is the weighted mean. The softmax stays in the one ``[b, n]`` buffer of the scores and the gradient is
-    made of two matrix products: autograd would keep two more such buffers.
+    Target i is candidate ``columns[i]`` of query ``rows[i]``, int64 ``[m]`` each: a query with many answers is scored once. The
+    softmax stays in the one ``[b, n]`` buffer of the scores and the gradient is made of two matrix products: autograd would keep two
+    more such buffers.
     """
-    weights = None if class_weights is None else class_weights[columns]
-    return _FullSoftmax.apply(queries, table, rows, columns, weights)  # type: ignore[no-any-return, no-untyped-call]
+    return _FullSoftmax.apply(queries, table, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _FullSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, queries: Tensor, table: Tensor, rows: Tensor, columns: Tensor, weights: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, table: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         scores = queries @ table.T
         torch.softmax(scores, dim=1, out=scores)
         # Probabilities below float32 do not change a gradient; only the reported loss is cut there.
-        losses = -scores[rows, columns].clamp_min(UNDERFLOW).log()
-        weights = torch.ones_like(losses) if weights is None else weights
-        share = weights / weights.sum()
-        ctx.save_for_backward(queries, table, rows, columns, share, scores)
-        return (losses * share).sum()
+        loss = -scores[rows, columns].clamp_min(UNDERFLOW).log().mean()
+        ctx.save_for_backward(queries, table, rows, columns, scores)
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        queries, table, rows, columns, share, softmax = ctx.saved_tensors
-        share = share * grad
-        of_row = queries.new_zeros(len(queries)).index_add_(0, rows, share)[:, None]
+        queries, table, rows, columns, softmax = ctx.saved_tensors
+        share = grad / len(columns)
+        of_row = queries.new_zeros(len(queries)).index_add_(0, rows, share.expand(len(rows)))[:, None]
         by_queries = by_table = None
         if ctx.needs_input_grad[0]:
             by_queries = (softmax @ table).mul_(of_row)
-            by_queries.index_add_(0, rows, table[columns] * share[:, None], alpha=-1)
+            by_queries.index_add_(0, rows, table[columns] * share, alpha=-1)
         if ctx.needs_input_grad[1]:
             by_table = softmax.T @ (queries * of_row)
-            by_table.index_add_(0, columns, queries[rows] * share[:, None], alpha=-1)
-        return by_queries, by_table, None, None, None
+            by_table.index_add_(0, columns, queries[rows] * share, alpha=-1)
+        return by_queries, by_table, None, None
 
 
 def sampled_softmax(own: Tensor, others: Tensor, collisions: Tensor, n_entities: int) -> Tensor:

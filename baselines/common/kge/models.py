@@ -34,7 +34,8 @@ class Candidates:
 class KgeModel(nn.Module):
     """Entity ``[E, dim]`` and relation ``[2 R, width]`` tables: relation r + R is the reciprocal of r, so heads are answered as tails.
 
-    ``bias`` adds learned b_h[h] + b_t[t] to every score. ``init_std`` is the deviation of the initial tables (0: the model's own).
+    ``bias`` adds learned b_h[h] + b_t[t] to every score. ``init_std`` is the deviation of the initial tables (0: the model's own);
+    angles and DistMult's relations do not follow it.
     With ``sparse_rows`` lookups give sparse gradients, so that a step touches only the rows of its batch.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.tables import CandidateTable
-from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators.link_prediction import LinkPredictionIndex, rank_scores
 
 
@@ -52,12 +51,35 @@ class LinkValidation:
             valid = valid[chosen[:max_triples]]
         self._index = LinkPredictionIndex.build(known, valid, none, n_entities, n_relations, "valid")
 
+    @classmethod
+    def where_valid(
+        cls,
+        train: NDArray[np.int64],
+        valid: NDArray[np.int64] | None,
+        n_entities: int,
+        n_relations: int,
+        *,
+        max_triples: int = 0,
+    ) -> LinkValidation | None:
+        """What early stopping asks; None where there is no valid triple."""
+        if valid is None or len(valid) == 0:
+            return None
+        return cls(train, valid, n_entities, n_relations, max_triples=max_triples)
+
     def score(self, model: KgeModel) -> float:
-        """MRR over both directions; NaN when a score is not finite, which the evaluator refuses to rank."""
+        """MRR over both directions; NaN when a score is not finite, which the evaluator would refuse to rank."""
         index = self._index
         relations = index.relation + index.direction.astype(np.int64) * index.n_relations
         try:
-            ranks = rank_scores(index, score_blocks(model, index.entity, relations))
-        except EvaluationError:
+            ranks = rank_scores(index, _finite(score_blocks(model, index.entity, relations)))
+        except FloatingPointError:
             return math.nan
         return float((1 / ranks.realistic).mean())
+
+
+def _finite(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+    """The same blocks; raises FloatingPointError at a score that is NaN or infinite."""
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise FloatingPointError
+        yield block

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from baselines.common.config import config_keys, read_config
 from baselines.common.kge.checkpoint import load_model, save_model
 from baselines.common.kge.models import KgeModel
-from baselines.common.kge.scoring import score_blocks
+from baselines.common.kge.scoring import LinkValidation, score_blocks
 from baselines.common.kge.train import KgeConfig, train_kge
 from baselines.common.submission import Adapted, TaskSubmission
+from baselines.common.training import prefixed
 from kpi_bench import (
     Context,
     KnowledgeGraph,
@@ -58,8 +59,11 @@ class KgeSubmission(TaskSubmission):
         valid: NDArray[np.int64] | None,
     ) -> KgeModel:
         """Train on ``triples`` int64 ``[n, 3]``; ``valid`` is None on a KG, which has no task to stop on."""
+        validation = LinkValidation.where_valid(
+            triples, valid, n_entities, n_relations, max_triples=self.kge.valid_triples
+        )
         return train_kge(
-            triples, n_entities, n_relations, self.kge, ctx, description=description, valid=valid
+            triples, n_entities, n_relations, self.kge, ctx, description=description, validation=validation
         )
 
     def serve(self, model: KgeModel) -> AdaptedKge:
@@ -72,12 +76,13 @@ class KgeSubmission(TaskSubmission):
 
     def pretrain(self, graphs: Mapping[str, KnowledgeGraph], ctx: Context) -> None:
         for name, kg in graphs.items():
+            description = f"{name}: {self.kge.model}"
             self._models[name] = self.fit(
                 kg.triples(),
                 kg.n_entities,
                 kg.n_relations,
-                ctx,
-                description=f"{name}: {self.kge.model}",
+                prefixed(ctx, f"{description}: "),  # several KGs share one process: a note names its own
+                description=description,
                 valid=None,
             )
 
@@ -89,13 +94,15 @@ class KgeSubmission(TaskSubmission):
         self._folder = folder
 
     def entity_vectors(self, kg: str, ctx: Context) -> NDArray[np.float32]:
-        if kg not in self._models:
+        model = self._models.get(kg)
+        if model is None:
             if self._folder is None:
                 raise SubmissionError(
                     f"{type(self).__name__} has no vectors of KG {kg!r}: nothing was pre-trained"
                 )
-            self._models[kg] = load_model(self._folder / f"{kg}.safetensors")
-        return self.vectors_of(self._models[kg]).detach().float().cpu().numpy()
+            # Not kept: the heads need its vectors alone.
+            model = load_model(self._folder / f"{kg}.safetensors")
+        return self.vectors_of(model).detach().float().cpu().numpy()
 
     def adapt_link_prediction(self, task: LinkPredictionTask, ctx: Context) -> Adapted:
         model = self.fit(

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.common.kge.euclidean import Euclidean
-from baselines.common.kge.geometry import SMALLEST, exp0
-from baselines.common.kge.hyperbolic import Hyperbolic
+from baselines.common.kge.geometry import SMALLEST, arsinh_root_, exp0
+from baselines.common.kge.hyperbolic import Hyperbolic, fold_points, fold_queries
 from baselines.common.kge.models import Candidates, KgeModel, Query
 
 CACHE_ENTRIES = 1 << 19
@@ -78,9 +78,7 @@ class CandidateTable:
             return torch.cat([2 * vectors, -_square(vectors)], dim=1)
         if isinstance(model, Hyperbolic) and len(model.curvatures) == 1:
             self._curvature = c = functional.softplus(model.curvatures)
-            points = exp0(vectors, c)
-            square = _square(points)
-            return torch.cat([-2 * points, torch.ones_like(square), square], dim=1) / (1 - c * square)
+            return fold_points(exp0(vectors, c), c)
         return None
 
     def _queries(self, query: Query) -> Tensor:
@@ -88,20 +86,15 @@ class CandidateTable:
         vectors = query.vectors
         if self._model.bilinear:
             return vectors
-        one = torch.ones_like(vectors[:, :1])
         if self._curvature is None:
-            return torch.cat([vectors, one], dim=1)
-        square = _square(vectors)
-        c = self._curvature
-        return torch.cat([vectors, square, one], dim=1) * (c / (1 - c * square))
+            return torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
+        return fold_queries(vectors, self._curvature)
 
     def _finish(self, products: Tensor, query: Query, bias: Tensor | None) -> Tensor:
         """Scores from products, in place; ``bias`` of the candidates."""
         shift = None if query.bias is None else query.bias[:, None]
         if self._curvature is not None:
-            root = products.clamp_min_(SMALLEST).sqrt()
-            # The same operations as in geometry.squared_distance: links are ranked by these scores.
-            reach = products.div_((products + 1).sqrt_().add_(1)).add_(root).log1p_()
+            _, reach = arsinh_root_(products.clamp_min_(SMALLEST))
             products = reach.square_().mul_(-4 / self._curvature)
         elif not self._model.bilinear:
             square = _square(query.vectors)

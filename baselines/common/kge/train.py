@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.common.kge import MODELS, create_model
+from baselines.common.kge import MODELS, check_dim, create_model
 from baselines.common.kge.bilinear import Bilinear
 from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
 from baselines.common.kge.hyperbolic import Hyperbolic
@@ -28,11 +28,12 @@ LOSSES = ("sampled_softmax", "softmax", "binary")
 
 @dataclass(frozen=True)
 class KgeConfig:
-    """Parameters ``kge_*`` of a submission.
+    """Parameters ``kge_*`` of a submission. Messages start with a field's name (see :func:`~baselines.common.config.read_config`).
 
     ``loss``: "softmax" over all entities; "sampled_softmax" over ``negatives`` entities shared by the batch; "binary", yes or no for
     the fact and ``negatives`` others, drawn for each query, or ``shared_negatives`` for the whole batch that weigh as ``negatives``.
-    ``corrupt`` "both" asks the others about random heads too. ``grouped`` (softmax): batches of ``batch_size`` distinct queries.
+    ``corrupt`` "both" asks the others about random heads too. ``grouped`` (softmax): batches of ``batch_size`` distinct queries;
+    how many facts they have depends on values, so each batch waits for the device.
     ``relation_weight`` weighs the auxiliary relation prediction (arXiv 2110.02834), ``reg`` the ``regularizer`` ("l2", "n3",
     "dura"). ``valid_triples`` limits the triples that early stopping ranks (0: all).
     """
@@ -68,15 +69,16 @@ class KgeConfig:
             ("regularizer", self.regularizer, REGULARIZERS),
         ):
             if value not in allowed:
-                raise SubmissionError(f"kge {name} = {value!r}; use one of {', '.join(allowed)}")
-        for name in ("dim", "epochs", "batch_size", "negatives", "eval_every", "patience"):
+                raise SubmissionError(f"{name} = {value!r}; use one of {', '.join(allowed)}")
+        for name in ("epochs", "batch_size", "negatives", "eval_every", "patience"):
             if getattr(self, name) < 1:
-                raise SubmissionError(f"kge {name} = {getattr(self, name)}; it must be at least 1")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
         for name in ("reg", "relation_weight", "init_std", "shared_negatives", "valid_triples"):
             if getattr(self, name) < 0:
-                raise SubmissionError(f"kge {name} = {getattr(self, name)}; it must not be negative")
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if self.lr <= 0:
-            raise SubmissionError(f"kge lr = {self.lr}; it must be positive")
+            raise SubmissionError(f"lr = {self.lr}; it must be positive")
+        check_dim(self.model, self.dim)
         cls = MODELS[self.model]
         bilinear = issubclass(cls, Bilinear)
         for wrong, problem in (
@@ -84,12 +86,12 @@ class KgeConfig:
             (self.corrupt == "both" and self.loss != "binary", "corrupt = 'both' needs loss = 'binary'"),
             (self.relation_curvature and not issubclass(cls, Hyperbolic), f"relation_curvature: {self.model} has no curvature"),
             (self.relation_weight and not bilinear, f"relation_weight needs distmult or complex, not {self.model}"),
-            (self.reg and self.regularizer != "l2" and not bilinear, f"n3 and dura need distmult or complex, not {self.model}"),
+            (self.reg and self.regularizer != "l2" and not bilinear, f"regularizer = {self.regularizer!r} needs distmult or complex, not {self.model}"),
             (self.sparse_rows and self.loss == "softmax", "sparse_rows: a softmax over all entities touches every row"),
             (self.sparse_rows and self.optimizer == "adam", "sparse_rows needs optimizer = 'adagrad'"),
         ):  # fmt: skip
             if wrong:
-                raise SubmissionError(f"kge {problem}")
+                raise SubmissionError(problem)
 
 
 def create(config: KgeConfig, n_entities: int, n_relations: int, seed: int) -> KgeModel:
@@ -115,11 +117,11 @@ def train_kge(
     ctx: Context,
     *,
     description: str,
-    valid: NDArray[np.int64] | None = None,
+    validation: LinkValidation | None = None,
     seed: int | None = None,
 ) -> KgeModel:
-    """Train on ``triples`` int64 ``[n, 3]`` and return the best model on ``valid``, or the last one where there is none (pre-training
-    on a KG sees no task). ``seed`` replaces that of the context.
+    """Train on ``triples`` int64 ``[n, 3]`` and return the best model by ``validation``, whose score is noted, or the last one where
+    there is none (pre-training on a KG sees no task). ``seed`` replaces that of the context.
 
     Raises:
         SubmissionError: no triples, or the loss is NaN or infinite.
@@ -131,12 +133,7 @@ def train_kge(
     model = create(config, n_entities, n_relations, seed).to(device)
     sampler = torch.Generator(device=device).manual_seed(seed + 1)
     facts = with_reciprocals(triples, n_relations).to(device)
-    validation = (
-        None
-        if valid is None or len(valid) == 0
-        else LinkValidation(triples, valid, n_entities, n_relations, max_triples=config.valid_triples)
-    )
-    train(
+    fit = train(
         model,
         epoch=epochs_of(facts, config, sampler),
         step=gradient_step(loss_of(model, config, sampler), optimizer_of(model.parameters(), config)),
@@ -146,6 +143,8 @@ def train_kge(
         metric="valid_mrr",
         description=description,
     )
+    if validation is not None:
+        ctx.note("valid_mrr", fit.best_score)
     return model.eval()
 
 
@@ -161,8 +160,15 @@ def optimizer_of(parameters: Iterable[Tensor], config: KgeConfig) -> torch.optim
     """Adam or Adagrad; with sparse rows, Adagrad touches only the rows of a batch."""
     chosen = list(parameters)
     if config.optimizer == "adagrad":
-        return torch.optim.Adagrad(chosen, lr=config.lr, fused=None if config.sparse_rows else True)
+        return adagrad(chosen, config.lr, sparse=config.sparse_rows)
     return torch.optim.Adam(chosen, lr=config.lr, fused=True)
+
+
+def adagrad(parameters: Iterable[Tensor], lr: float, *, sparse: bool = False) -> torch.optim.Adagrad:
+    """Adagrad, fused where every torch that we allow has it: for dense gradients on a CPU."""
+    chosen = list(parameters)
+    on_cpu = all(parameter.device.type == "cpu" for parameter in chosen)
+    return torch.optim.Adagrad(chosen, lr=lr, fused=True if on_cpu and not sparse else None)
 
 
 def loss_of(model: KgeModel, config: KgeConfig, sampler: torch.Generator) -> Callable[[Tensor], Tensor]:

@@ -8,14 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from baselines.common.distill.losses import (
-    feature_cosine,
-    feature_mse,
-    row_kl,
-    soft_cross_entropy,
-    soft_kl,
-)
-from baselines.common.distill.schedules import linear_ramp, time_decay
+from baselines.common.distill.losses import row_kl, soft_kl
+from baselines.common.distill.schedules import time_decay
 from baselines.common.distill.teachers import fingerprint, freeze
 
 
@@ -61,35 +55,13 @@ def test_equal_answers_cost_nothing_and_teach_nothing() -> None:
     assert student.grad.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("loss", [soft_kl, soft_cross_entropy, feature_mse, feature_cosine])
-def test_detach_keeps_the_gradient_from_the_target(loss: nn.Module) -> None:
+def test_detach_keeps_the_gradient_from_the_target() -> None:
     for detach in (True, False):
         target, student = logits(4, 7).requires_grad_(), logits(4, 7, seed=1).requires_grad_()
-        loss(target, student, detach=detach).backward()
+        soft_kl(target, student, detach=detach).backward()
         assert student.grad is not None
         assert student.grad.abs().sum() > 0
         assert (target.grad is None) == detach
-
-
-def test_cross_entropy_and_kl_teach_the_same() -> None:
-    a, gradients, values = logits(4, 7), [], []
-    for loss in (soft_kl, soft_cross_entropy):
-        student = logits(4, 7, seed=1).requires_grad_()
-        value = loss(a, student, temperature=2.0)
-        value.backward()
-        gradients.append(student.grad)
-        values.append(value.item())
-    assert torch.allclose(gradients[0], gradients[1])
-    p = torch.softmax(a / 2, -1)
-    assert values[1] - values[0] == pytest.approx(4 * -(p * p.log()).sum(-1).mean().item())
-
-
-def test_feature_losses() -> None:
-    a, b = logits(5, 3), logits(5, 3, seed=1)
-    squares = [(x - y) ** 2 for x, y in zip(a.flatten().tolist(), b.flatten().tolist(), strict=True)]
-    assert feature_mse(a, b).item() == pytest.approx(sum(squares) / 15)
-    assert feature_cosine(a, 3 * a).item() == pytest.approx(0, abs=1e-12)
-    assert feature_cosine(a, -a).item() == pytest.approx(2)
 
 
 def test_a_frozen_model_has_no_gradient_and_keeps_its_fingerprint() -> None:
@@ -114,5 +86,3 @@ def test_schedules() -> None:
     assert [time_decay(e) for e in (0, 4, 5, 12)] == pytest.approx([1, 1, math.e, math.e**2])
     assert time_decay(4, floored=False) == pytest.approx(math.exp(0.8))
     assert math.isfinite(torch.tensor(time_decay(10**6), dtype=torch.float32).item())
-    assert [linear_ramp(e, 4) for e in (0, 1, 4, 9)] == [0, 0.25, 1, 1]
-    assert linear_ramp(0, 0) == 1

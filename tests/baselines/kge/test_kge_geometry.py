@@ -13,14 +13,13 @@ from torch import Tensor
 from baselines.common.kge.geometry import (
     EDGE,
     exp0,
-    log0,
     mobius_add,
     project,
     reflect,
     rotate,
     squared_distance,
 )
-from baselines.common.kge.hyperbolic import folded
+from baselines.common.kge.hyperbolic import fold_points, fold_queries
 
 seeds = st.integers(0, 2**32 - 1)
 curvatures = st.floats(0.05, 5).map(lambda c: torch.tensor([[c]], dtype=torch.float64))
@@ -54,12 +53,11 @@ def package_distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 @relaxed
 @given(seed=seeds, c=curvatures, dim=st.integers(1, 8))
-def test_log0_inverts_exp0_and_lengths_are_tanh(seed: int, c: Tensor, dim: int) -> None:
+def test_exp0_keeps_directions_and_lengths_are_tanh(seed: int, c: Tensor, dim: int) -> None:
     (tangent,) = vectors(seed, 1, dim, 3.0 / math.sqrt(c.item()))
     point = exp0(tangent, c)
-    torch.testing.assert_close(log0(point, c), tangent)
-    length = torch.tanh(c.sqrt() * tangent.norm(dim=-1, keepdim=True)) / c.sqrt()
-    torch.testing.assert_close(point.norm(dim=-1, keepdim=True), length)
+    norm = tangent.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(point, tangent / norm * torch.tanh(c.sqrt() * norm) / c.sqrt())
 
 
 @relaxed
@@ -72,10 +70,9 @@ def test_points_stay_inside_the_ball_whatever_the_input(seed: int, c: Tensor, dt
 
 def test_origin_maps_to_itself_with_the_identity_as_gradient() -> None:
     c = torch.tensor([[1.3]])
-    for function in (exp0, log0):
-        jacobian = torch.autograd.functional.jacobian(lambda x, f=function: f(x, c)[0], torch.zeros(3))
-        torch.testing.assert_close(jacobian, torch.eye(3))
-        assert torch.equal(function(torch.zeros(2, 3), c), torch.zeros(2, 3))
+    jacobian = torch.autograd.functional.jacobian(lambda x: exp0(x, c)[0], torch.zeros(3))
+    torch.testing.assert_close(jacobian, torch.eye(3))
+    assert torch.equal(exp0(torch.zeros(2, 3), c), torch.zeros(2, 3))
 
 
 @relaxed
@@ -120,12 +117,12 @@ def test_folded_vectors_have_the_stretch_of_all_pairs_as_inner_products(
     seed: int, c: Tensor, dim: int
 ) -> None:
     x, y = vectors(seed, 2, dim, 0.9 / math.sqrt(c.item()))
-    left, right = folded(x, y[:3], c)
+    left, right = fold_queries(x, c), fold_points(y[:3], c)
     assert left.shape[1] == right.shape[1] == dim + 2
     expected = torch.cat([literal_distance(x, point, c) for point in y[:3]], dim=1).square()
     # The stretch is a difference: what is lost next to a distance of zero is lost to rounding.
     torch.testing.assert_close(squared_distance(left @ right.T, c), expected, rtol=1e-7, atol=1e-9)
-    own = folded(x, torch.stack([y, x], dim=1), c)[1]
+    own = fold_points(torch.stack([y, x], dim=1), c)
     torch.testing.assert_close(own[:3, 0], right)
 
 

@@ -241,9 +241,12 @@ def test_a_model_is_fixed_by_its_seed(name: str) -> None:
     assert first["relations"].shape[1] % 4 == 0
 
 
-def test_init_std_is_the_deviation_of_the_entities() -> None:
+def test_init_std_is_the_deviation_of_the_entities_and_not_of_distmults_relations() -> None:
     entities = create(KgeConfig(model="roth", init_std=0.25), 400, 2, 0).entities
     assert entities.std().item() == pytest.approx(0.25, rel=0.05)
+    relations = create(KgeConfig(model="distmult", init_std=0.25), 5, 200, 0).relations
+    assert relations.mean().item() == pytest.approx(1, abs=0.02)
+    assert relations.std().item() == pytest.approx(0.1, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +255,7 @@ def test_init_std_is_the_deviation_of_the_entities() -> None:
         ("magic", 4, "unknown KGE model"),
         ("roth", 5, "must be even"),
         ("complex", 3, "must be even"),
-        ("transe", 0, "positive"),
+        ("transe", 0, "at least 1"),
     ],
 )
 def test_impossible_models_are_refused(name: str, dim: int, message: str) -> None:

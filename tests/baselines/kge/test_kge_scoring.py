@@ -28,7 +28,7 @@ from baselines.common.kge import MODELS, tables
 from baselines.common.kge.checkpoint import load_model, save_model
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.scoring import LinkValidation, score_blocks
-from kpi_bench.errors import SubmissionError
+from kpi_bench.errors import EvaluationError, SubmissionError
 from kpi_bench.evaluators.link_prediction import LinkPredictionIndex, rank_scores, score_link_prediction
 
 Ints = NDArray[np.int64]
@@ -131,6 +131,23 @@ def test_scores_that_are_no_numbers_have_no_valid_score(bad: float) -> None:
     with torch.no_grad():
         model.entities[valid[0, 2]] = bad
     assert math.isnan(LinkValidation(train, valid, N_ENTITIES, N_RELATIONS).score(model))
+
+
+def test_other_errors_of_the_evaluator_are_not_hidden() -> None:
+    train, valid = splits()
+    with pytest.raises(EvaluationError):
+        LinkValidation(train, valid, N_ENTITIES + 1, N_RELATIONS).score(random_model("distmult"))
+
+
+def test_without_valid_triples_there_is_nothing_to_ask() -> None:
+    train, valid = splits()
+    for none in (None, valid[:0]):
+        assert LinkValidation.where_valid(train, none, N_ENTITIES, N_RELATIONS) is None
+    model = random_model("distmult")
+    few = LinkValidation.where_valid(train, valid, N_ENTITIES, N_RELATIONS, max_triples=3)
+    assert few is not None
+    literal = LinkValidation(train, valid, N_ENTITIES, N_RELATIONS, max_triples=3)
+    assert few.score(model) == literal.score(model)
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from baselines.common.kge import MODELS
 from baselines.common.kge.checkpoint import load_model
 from baselines.common.kge.scoring import LinkValidation, score_blocks
 from baselines.common.kge.submission import KgeSubmission
-from baselines.common.kge.train import KgeConfig, optimizer_of, train_kge
+from baselines.common.kge.train import KgeConfig, adagrad, optimizer_of, train_kge
 from kpi_bench import (
     Context,
     LinkPredictionQueries,
@@ -38,20 +38,20 @@ QUICK: dict[str, Any] = {"kge_dim": 4, "kge_epochs": 2, "kge_batch_size": 64, "k
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": "magic"}, "kge model = 'magic'.*distmult.*roth"),
-        ({"loss": "hinge"}, "kge loss"),
-        ({"corrupt": "head"}, "kge corrupt"),
-        ({"optimizer": "sgd"}, "kge optimizer"),
-        ({"regularizer": "n4"}, "kge regularizer = 'n4'; use one of l2, n3, dura"),
+        ({"model": "magic"}, "^model = 'magic'.*distmult.*roth"),
+        ({"loss": "hinge"}, "^loss"),
+        ({"corrupt": "head"}, "^corrupt"),
+        ({"optimizer": "sgd"}, "^optimizer"),
+        ({"regularizer": "n4"}, "^regularizer = 'n4'; use one of l2, n3, dura"),
         *(
-            ({name: 0}, f"kge {name} = 0.*at least 1")
+            ({name: 0}, f"^{name} = 0.*at least 1")
             for name in ("dim", "epochs", "batch_size", "negatives", "eval_every", "patience")
         ),
         *(
-            ({name: -1}, f"kge {name} = -1.*must not be negative")
+            ({name: -1}, f"^{name} = -1.*must not be negative")
             for name in ("reg", "relation_weight", "init_std", "shared_negatives", "valid_triples")
         ),
-        *(({"lr": value}, f"kge lr = {value}; it must be positive") for value in (0.0, -0.1)),
+        *(({"lr": value}, f"^lr = {value}; it must be positive") for value in (0.0, -0.1)),
     ],
 )
 def test_bad_configurations_are_refused(values: dict[str, Any], message: str) -> None:
@@ -70,7 +70,10 @@ def test_bad_configurations_are_refused(values: dict[str, Any], message: str) ->
             ({"corrupt": "both", "loss": loss}, "corrupt = 'both' needs loss = 'binary'")
             for loss in ("sampled_softmax", "softmax")
         ),
-        *(({"model": name, "relation_curvature": True}, f"{name} has no curvature") for name in FLAT),
+        *(
+            ({"model": name, "relation_curvature": True}, f"relation_curvature: {name} has no curvature")
+            for name in FLAT
+        ),
         *(
             (
                 {"model": name, "relation_weight": 0.1},
@@ -79,16 +82,26 @@ def test_bad_configurations_are_refused(values: dict[str, Any], message: str) ->
             for name in OTHERS
         ),
         *(
-            ({"model": name, "regularizer": kind}, f"n3 and dura need distmult or complex, not {name}")
+            (
+                {"model": name, "regularizer": kind},
+                f"regularizer = '{kind}' needs distmult or complex, not {name}",
+            )
             for name in OTHERS
             for kind in ("n3", "dura")
         ),
-        ({"sparse_rows": True, "optimizer": "adagrad", "loss": "softmax"}, "touches every row"),
+        (
+            {"sparse_rows": True, "optimizer": "adagrad", "loss": "softmax"},
+            "sparse_rows: .* touches every row",
+        ),
         ({"sparse_rows": True, "optimizer": "adam"}, "sparse_rows needs optimizer = 'adagrad'"),
+        *(
+            ({"model": name, "dim": 5}, f"dim = 5; it must be even: {name} pairs coordinates")
+            for name in ("complex", "rote", "roth", "refh", "atth")
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(SubmissionError, match=f"^kge .*{message}"):
+    with pytest.raises(SubmissionError, match=f"^{message}"):
         KgeConfig(**values)
 
 
@@ -119,6 +132,17 @@ def test_parameters_of_a_submission_are_read_with_their_types() -> None:
         read_config(KgeConfig, {"kge_bias": 1}, "kge_")
 
 
+@pytest.mark.parametrize("prefix", ["kge_", "teacher_"])
+def test_a_refused_value_is_named_as_the_parameter(prefix: str) -> None:
+    for values, message in (
+        ({"lr": 0.0}, "lr = 0.0; it must be positive"),
+        ({"model": "roth", "dim": 5}, "dim = 5; it must be even"),
+        ({"grouped": True}, "grouped needs loss = 'softmax'"),
+    ):
+        with pytest.raises(SubmissionError, match=f"^{prefix}{message}"):
+            read_config(KgeConfig, {prefix + name: value for name, value in values.items()}, prefix)
+
+
 @pytest.mark.parametrize(
     ("optimizer", "sparse", "cls"),
     [
@@ -133,6 +157,13 @@ def test_optimizers(optimizer: str, sparse: bool, cls: type[torch.optim.Optimize
     assert type(built) is cls
     assert built.param_groups[0]["lr"] == 0.25
     assert built.param_groups[0]["params"] == [table]
+
+
+def test_adagrad_is_fused_on_a_cpu_alone() -> None:
+    for device, sparse, fused in (("cpu", False, True), ("cpu", True, None), ("meta", False, None)):
+        table = torch.nn.Parameter(torch.ones(2, 2, device=device))
+        built = adagrad([table], 0.1, sparse=sparse)
+        assert built.param_groups[0]["fused"] is fused
 
 
 def ring() -> Ints:
@@ -172,10 +203,10 @@ def overfit(events: list[tuple[str, dict[str, Any]]], **values: Any) -> tuple[fl
     config = KgeConfig(
         **{"dim": 8, "epochs": 30, "batch_size": 32, "lr": 0.05, "eval_every": 1, "patience": 4, **values}
     )
-    model = train_kge(
-        train, N_ENTITIES, N_RELATIONS, config, context(events=events), description="x", valid=valid
-    )
     validation = LinkValidation(train, valid, N_ENTITIES, N_RELATIONS, max_triples=config.valid_triples)
+    model = train_kge(
+        train, N_ENTITIES, N_RELATIONS, config, context(events=events), description="x", validation=validation
+    )
     return validation.score(model), train, valid
 
 
@@ -187,6 +218,7 @@ def test_early_stopping_returns_the_best_epoch(model: str, valid_triples: int) -
     curve = [values["value"] for kind, values in events if kind == "curve"]
     assert {values["metric"] for kind, values in events if kind == "curve"} == {"valid_mrr"}
     assert score == pytest.approx(max(curve))
+    assert ("note", {"key": "valid_mrr", "value": max(curve)}) in events
     best = int(np.argmax(curve)) + 1
     assert ("note", {"key": "best_epoch", "value": best}) in events
     assert len(curve) == min(30, best + 4)
@@ -196,12 +228,10 @@ def test_early_stopping_returns_the_best_epoch(model: str, valid_triples: int) -
 def test_without_valid_all_epochs_are_run() -> None:
     triples = random_triples(60)
     trained = []
-    for epochs, patience, valid in ((12, 1, None), (12, 9, triples[:0]), (11, 1, None)):
+    for epochs, patience in ((12, 1), (12, 9), (11, 1)):
         events: list[tuple[str, dict[str, Any]]] = []
         config = KgeConfig(dim=4, epochs=epochs, patience=patience, eval_every=1, batch_size=32, negatives=8)
-        model = train_kge(
-            triples, N_ENTITIES, N_RELATIONS, config, context(events=events), description="x", valid=valid
-        )
+        model = train_kge(triples, N_ENTITIES, N_RELATIONS, config, context(events=events), description="x")
         assert {kind for kind, _ in events} <= {"progress"}
         trained.append(model.entities.detach())
     assert torch.equal(trained[0], trained[1])
@@ -288,6 +318,7 @@ def test_vectors_are_those_pre_trained_and_survive_the_disk(tiny_suite: Suite, t
         assert vectors.shape == (kg.n_entities, 4)
         assert vectors.dtype == np.float32
         assert np.array_equal(vectors, second.entity_vectors(name, context()))
+        assert not second._models, "a loaded model must not stay in memory"
         config = read_config(KgeConfig, QUICK, "kge_")
         model = train_kge(kg.triples(), kg.n_entities, kg.n_relations, config, context(), description="x")
         assert np.array_equal(vectors, model.entities.detach().numpy())

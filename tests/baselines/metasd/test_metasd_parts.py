@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -266,11 +268,37 @@ def test_packing_at_ninety_percent_is_seven_times_smaller(tmp_path: Path) -> Non
 
 
 def test_packing_names_what_is_wrong_with_a_file(tmp_path: Path) -> None:
-    with pytest.raises(SubmissionError, match="no such file"):
+    with pytest.raises(SubmissionError, match=r"absent: no such checkpoint; pre-train again"):
         load_packed(tmp_path / "absent")
-    (tmp_path / "text").write_text("hello, this is not a checkpoint")
-    with pytest.raises(SubmissionError, match="no safetensors"):
-        load_packed(tmp_path / "text")
+    path = tmp_path / "packed.safetensors"
+    save_packed(pruned()[1], path)
+    content = path.read_bytes()
+    with safe_open(path, framework="np") as file:
+        form = file.metadata()
+        stored = {name: file.get_tensor(name) for name in list(file.keys())}
+    damaged: list[bytes | dict[str, np.ndarray]] = [
+        b"hello, this is not a checkpoint",
+        content[:-1],
+        content[: len(content) // 2],
+    ]
+    for name, value in stored.items():
+        damaged.append({key: stored[key] for key in stored if key != name})
+        damaged += [
+            {**stored, name: changed} for changed in (value[:-1], value[:1], np.append(value, value[:1]))
+        ]
+    for case in damaged:
+        if isinstance(case, bytes):
+            path.write_bytes(case)
+        else:
+            save_file(case, path, metadata=form)
+        with pytest.raises(
+            SubmissionError, match=r"(?s)packed\.safetensors holds no KGE model.*pre-train again"
+        ):
+            load_packed(path)
+    for metadata in (None, {"packed_kge": "null"}, {"packed_kge": '{"model": "bert"}'}):
+        save_file(stored, path, metadata=metadata)
+        with pytest.raises(SubmissionError, match="holds no KGE model"):
+            load_packed(path)
 
 
 def triples(n: int = 300) -> np.ndarray:

@@ -159,7 +159,9 @@ def test_every_config_builds_and_heads_are_those_of_kg_embedding() -> None:
 def test_unknown_and_impossible_parameters_are_refused() -> None:
     with pytest.raises(SubmissionError, match="metasd_shares"):
         Metasd({**params(), "metasd_shares": 1})
-    with pytest.raises(SubmissionError, match="not rote"):
+    with pytest.raises(SubmissionError, match=r"^metasd_share = 1\.5; it must be"):
+        Metasd(params(metasd_share=1.5))
+    with pytest.raises(SubmissionError, match=r"^kge_regularizer.* not rote"):
         Metasd(params(kge_model="rote"))
     with pytest.raises(SubmissionError, match="kge_model = 'rote'"):
         Metasd(params(kge_model="rote", kge_regularizer="l2", kge_relation_weight=0.0))

@@ -253,6 +253,35 @@ def test_over_dense_prunes_queries_alone() -> None:
     assert torch.equal(trained.student(heads, relations), queries @ trained.student.entities.T)
 
 
+def test_epochs_before_a_static_mask_count() -> None:
+    events: list[tuple[str, dict[str, Any]]] = []
+    ctx = replace(context()[0], report=lambda kind, **values: events.append((kind, values)))
+    train_metasd(
+        ring()[:-4],
+        N,
+        R,
+        CONFIGS["static"],
+        replace(KGE, eval_every=1),
+        ctx,
+        description="ring",
+        valid=ring()[-4:],
+    )
+    curve = {v["step"]: v["value"] for kind, v in events if kind == "curve"}
+    assert list(curve) == [3, 4, 5, 6]
+    (best,) = (v["value"] for _, v in events if v.get("key") == "best_epoch")
+    assert curve[best] == max(curve.values())
+
+
+def test_the_student_is_made_when_it_is_first_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[KgeModel] = []
+    at_epoch: list[int] = []
+    copied, drawn = training.copy.deepcopy, training.batches
+    monkeypatch.setattr(training.copy, "deepcopy", lambda model: made.append(model) or copied(model))
+    monkeypatch.setattr(training, "batches", lambda *a: at_epoch.append(len(made)) or drawn(*a))
+    train_once(QUICK)
+    assert at_epoch == [0, 0, 1, 1, 1, 1]  # scored every 2 epochs
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_loss_falls(name: str) -> None:
     config = CONFIGS[name]
@@ -291,7 +320,7 @@ def test_class_weights_follow_the_degree() -> None:
     ],
 )
 def test_wrong_settings_are_named(values: dict[str, Any]) -> None:
-    with pytest.raises(SubmissionError, match=next(iter(values))):
+    with pytest.raises(SubmissionError, match=f"^{next(iter(values))} = "):
         MetasdConfig(**values)
 
 

@@ -125,3 +125,14 @@ def test_settings_of_teachers_are_checked_against_their_models() -> None:
     assert cls({**curved, "mulde_teachers": "roth, atth"}).teacher.relation_curvature
     with pytest.raises(SubmissionError, match="transe has no curvature"):
         cls({**curved, "mulde_teachers": "roth, transe"})
+
+
+@pytest.mark.parametrize("prefix", ["kge_", "teacher_"])
+def test_sparse_rows_and_refused_values_are_named_as_the_parameter(prefix: str) -> None:
+    cls = load_class(read_config(FOLDER))
+    sparse = {f"{prefix}sparse_rows": True, f"{prefix}optimizer": "adagrad"}
+    with pytest.raises(SubmissionError, match=f"{prefix}sparse_rows = true"):
+        cls({**params(), **sparse})
+    for name, value in ((f"{prefix}lr", 0.0), (f"{prefix}dim", 5), ("mulde_top_k", 0)):
+        with pytest.raises(SubmissionError, match=f"^{name} = {value}; it must"):
+            cls({**params(), name: value})

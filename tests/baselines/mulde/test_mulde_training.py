@@ -14,6 +14,7 @@ from torch.nn import functional
 from baselines.common.distill.teachers import fingerprint, freeze
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.train import KgeConfig, create, train_kge
+from baselines.mulde import train as training
 from baselines.mulde.config import MuldeConfig
 from baselines.mulde.senior import Senior
 from baselines.mulde.train import Distillation, Knowledge, train_junior, train_mulde
@@ -97,7 +98,9 @@ def test_training_changes_junior_and_scales_and_no_teacher() -> None:
 
 def test_the_junior_alone_is_a_plainly_trained_model() -> None:
     alone = trained(replace(MULDE, distil=False))
-    plain = train_kge(KG.triples, N, R, JUNIOR, context(), description="ring", valid=KG.valid)
+    plain = train_kge(
+        KG.triples, N, R, JUNIOR, context(), description="ring", validation=KG.validation(JUNIOR)
+    )
     assert torch.equal(alone, torch.cat([p.detach().flatten() for p in plain.parameters()]))
 
 
@@ -160,10 +163,35 @@ def test_notes_and_the_curve_tell_teachers_and_junior_apart() -> None:
     assert notes["teachers_unchanged"] is True
     # entities and two biases, reciprocal relations of 3 dim, one curvature
     assert notes["junior_parameters"] == N * (4 + 2) + 2 * R * 3 * 4 + 1
-    assert 0 < notes["teacher_3_roth_valid_mrr"] <= 1
+    assert notes["torch_threads"] == 1
+    for label in ("", "teacher_3_roth_"):
+        curve = [v["value"] for kind, v in events if kind == "curve" and v["metric"] == f"{label}valid_mrr"]
+        assert notes[f"{label}valid_mrr"] == max(curve)
     metrics = [v["metric"] for kind, v in events if kind == "curve"]
     assert metrics.count("valid_mrr") == JUNIOR.epochs
     assert metrics.count("teacher_1_transh_valid_mrr") == TEACHER.epochs
+
+
+def test_one_validation_serves_all_models_and_ranks_only_for_early_stopping(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+    scored: list[Any] = []
+    build, score = LinkValidation.__init__, LinkValidation.score
+    monkeypatch.setattr(
+        LinkValidation, "__init__", lambda self, *a, **o: made.append(self) or build(self, *a, **o)
+    )
+    monkeypatch.setattr(LinkValidation, "score", lambda self, m: scored.append(m) or score(self, m))
+    train_mulde(replace(KG), JUNIOR, TEACHER, MULDE, context(), description="ring")
+    assert len(made) == 1
+    assert len(scored) == JUNIOR.epochs + 4 * TEACHER.epochs
+
+
+def test_large_steps_keep_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "ONE_THREAD_BELOW", 0)
+    events: list[tuple[str, dict[str, Any]]] = []
+    trained(events=events)
+    assert not any(v.get("key") == "torch_threads" for _, v in events)
 
 
 def test_without_valid_all_epochs_are_run_and_tau_follows_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,5 +219,3 @@ def test_what_cannot_be_trained_is_refused() -> None:
     empty = Knowledge(TRIPLES[:0], N, R)
     with pytest.raises(SubmissionError, match="no triples"):
         train_mulde(empty, JUNIOR, TEACHER, MULDE, context(), description="ring")
-    with pytest.raises(SubmissionError, match="sparse_rows"):
-        train_mulde(KG, replace(JUNIOR, sparse_rows=True), TEACHER, MULDE, context(), description="ring")
