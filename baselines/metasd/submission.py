@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from baselines.common.config import config_keys, read_config
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.submission import AdaptedKge, KgeSubmission
 from baselines.metasd.config import MetasdConfig, check_kge
@@ -28,21 +26,10 @@ class Metasd(KgeSubmission):
         self.metasd = read_config(MetasdConfig, self.params, "metasd_")
         check_kge(self.kge)
 
-    def fit(
-        self,
-        triples: NDArray[np.int64],
-        n_entities: int,
-        n_relations: int,
-        ctx: Context,
-        *,
-        description: str,
-        valid: NDArray[np.int64] | None,
-    ) -> KgeModel:
+    def fit(self, kg: Knowledge, ctx: Context, *, description: str) -> KgeModel:
         """The student; on a KG, which only gives vectors to the heads, the model that ``vectors`` names."""
-        trained = train_metasd(
-            triples, n_entities, n_relations, self.metasd, self.kge, ctx, description=description, valid=valid
-        )
-        on_kg = valid is None
+        trained = train_metasd(kg, self.metasd, self.kge, ctx, description=description)
+        on_kg = kg.valid is None
         return trained.source if on_kg and self.metasd.vectors == "source" else trained.student
 
     def serve(self, model: KgeModel) -> AdaptedKge:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.kge.bilinear import Bilinear
-from baselines.common.kge.losses import full_softmax
-from baselines.common.kge.regularizers import dura, n3
+from baselines.common.kge.losses import relation_loss
+from baselines.common.kge.regularizers import factor_penalty
 from baselines.metasd.logits import cross_entropy_
 
 
@@ -181,16 +181,15 @@ def extra_loss(form: Bilinear, regularizer: str, reg: float, relation_weight: fl
     them (arXiv 2110.02834); None when both weights are zero."""
     if not reg and not relation_weight:
         return None
-    weigh = {"dura": dura, "n3": n3}[regularizer]
 
     def extra(rows: Rows, batch: Batch) -> Tensor:
         value = rows.head.new_zeros(())
         if reg:
-            value = value + reg * weigh(*(form.moduli(x) for x in (rows.head, rows.relation, rows.tail)))
+            value = value + reg * factor_penalty(regularizer, form, rows.head, rows.relation, rows.tail)
         if relation_weight:
-            asked = form.relation_query(rows.head, rows.tail)
-            each = torch.arange(len(batch), device=asked.device)
-            value = value + relation_weight * full_softmax(asked, rows.table, each, batch.relations)
+            value = value + relation_weight * relation_loss(
+                form, rows.head, rows.tail, rows.table, batch.relations
+            )
         return value
 
     return extra

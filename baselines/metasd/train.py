@@ -14,7 +14,8 @@ from torch import Tensor
 
 from baselines.common.kge.bilinear import Bilinear
 from baselines.common.kge.facts import batches, with_reciprocals
-from baselines.common.kge.models import Candidates, KgeModel
+from baselines.common.kge.knowledge import Knowledge
+from baselines.common.kge.models import KgeModel
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.train import KgeConfig, create
 from baselines.common.training import Fit, Schedule, train
@@ -22,7 +23,6 @@ from baselines.metasd.config import MetasdConfig, check_kge
 from baselines.metasd.quiz import split_quiz
 from baselines.metasd.step import MetasdStep
 from kpi_bench import Context
-from kpi_bench.errors import SubmissionError
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,22 @@ class Trained:
 
 
 def train_metasd(
-    triples: NDArray[np.int64],
-    n_entities: int,
-    n_relations: int,
-    config: MetasdConfig,
-    kge: KgeConfig,
-    ctx: Context,
-    *,
-    description: str,
-    valid: NDArray[np.int64] | None = None,
+    kg: Knowledge, config: MetasdConfig, kge: KgeConfig, ctx: Context, *, description: str
 ) -> Trained:
-    """Train on ``triples`` int64 ``[n, 3]``; the state with the student's best filtered MRR on ``valid`` stays, or without a valid
-    split the last one.
+    """Train on ``kg``; the state with the student's best filtered MRR on its valid triples stays, or without them the last one.
 
     Raises:
         SubmissionError: no triples, settings that MetaSD cannot use, or the loss is NaN or infinite.
     """
-    if len(triples) == 0:
-        raise SubmissionError(f"{description}: the KG has no triples")
+    kg.require_triples(description)
     check_kge(kge)
     device = torch.device(ctx.device)
-    model = create(kge, n_entities, n_relations, ctx.seed).to(device)
+    model = create(kge, kg.n_entities, kg.n_relations, ctx.seed).to(device)
     assert isinstance(model, Bilinear)
     sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
-    facts, quiz = with_reciprocals(triples, n_relations), None
+    facts, quiz = with_reciprocals(kg.triples, kg.n_relations), None
     if config.uses_quiz:
-        facts, quiz = split_quiz(triples, n_relations, config.quiz, config.quiz_share, ctx.seed + 2)
+        facts, quiz = split_quiz(kg.triples, kg.n_relations, config.quiz, config.quiz_share, ctx.seed + 2)
         ctx.note("quiz_facts", len(quiz))
     step = MetasdStep(
         model,
@@ -67,7 +57,9 @@ def train_metasd(
         kge,
         sampler,
         quiz=None if quiz is None else quiz.to(device),
-        class_weights=class_weights(triples, n_entities).to(device) if config.weighted_classes else None,
+        class_weights=class_weights(kg.triples, kg.n_entities).to(device)
+        if config.weighted_classes
+        else None,
     )
     if step.sampled:
         ctx.note("sampled_candidates", step.sampled)
@@ -78,14 +70,12 @@ def train_metasd(
         nonlocal student
         if student is None:
             student = copy.deepcopy(model)
-        static = config.mask == "static" and step.kept is not None
-        kept = step.kept if static and step.kept is not None else step.magnitudes_kept()
+        kept = step.kept if config.mask == "static" else None
+        kept = step.magnitudes_kept() if kept is None else kept
         write_student(model, student, kept, half=config.half)
         return student
 
-    validation = LinkValidation.where_valid(
-        triples, valid, n_entities, n_relations, max_triples=kge.valid_triples
-    )
+    validation = kg.validation(kge.valid_triples)
     fit = _run(
         step,
         facts.to(device),
@@ -174,9 +164,6 @@ def over_dense(student: KgeModel, source: KgeModel) -> KgeModel:
     """The student's queries over the source's unpruned candidates: what the authors' code evaluates by default. Needs all weights, so
     it is reported and never served."""
 
-    def candidates(ids: Tensor | None = None) -> Candidates:
-        return source.candidates(ids)
-
     mixed = copy.copy(student)
-    mixed.candidates = candidates  # type: ignore[method-assign]
+    mixed.candidates = source.candidates  # type: ignore[method-assign]
     return mixed

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from baselines.common.config import config_keys, read_config
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.submission import KgeSubmission
 from baselines.common.kge.train import KgeConfig
 from baselines.mulde.config import MuldeConfig
-from baselines.mulde.train import Knowledge, train_mulde
+from baselines.mulde.train import train_mulde
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
@@ -41,18 +39,9 @@ class Mulde(KgeSubmission):
                     f"MulDE cannot use {prefix}sparse_rows = true: its batches are small and its Adam is dense"
                 )
 
-    def fit(
-        self,
-        triples: NDArray[np.int64],
-        n_entities: int,
-        n_relations: int,
-        ctx: Context,
-        *,
-        description: str,
-        valid: NDArray[np.int64] | None,
-    ) -> KgeModel:
+    def fit(self, kg: Knowledge, ctx: Context, *, description: str) -> KgeModel:
         return train_mulde(
-            Knowledge(triples, n_entities, n_relations, valid),
+            kg,
             self.kge,
             self.teacher,
             self.mulde,

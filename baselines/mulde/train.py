@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from baselines.common.distill.teachers import fingerprint, freeze
 from baselines.common.kge.facts import with_reciprocals
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
-from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.tables import CandidateTable
 from baselines.common.kge.train import KgeConfig, create, epochs_of, loss_of, optimizer_of, train_kge
 from baselines.common.training import Schedule, gradient_step, one_thread, prefixed, train
@@ -23,33 +21,12 @@ from baselines.mulde.asking import ask
 from baselines.mulde.config import MuldeConfig
 from baselines.mulde.senior import Senior
 from kpi_bench import Context
-from kpi_bench.errors import SubmissionError
 
 SEED_STEP = 1_000_003
 """Between the seeds of the models of a run: seeds 0, 1, 2 of different runs share no teacher."""
 
 ONE_THREAD_BELOW = 1 << 22
 """Scores in a step's questions below which its operations are too small to share between threads."""
-
-
-@dataclass(frozen=True)
-class Knowledge:
-    """A KG to learn: ``triples`` int64 ``[n, 3]``, its sizes, and valid triples where there are any."""
-
-    triples: NDArray[np.int64]
-    n_entities: int
-    n_relations: int
-    valid: NDArray[np.int64] | None = None
-    _validations: dict[int, LinkValidation | None] = field(default_factory=dict, init=False, repr=False)
-
-    def validation(self, config: KgeConfig) -> LinkValidation | None:
-        """What early stopping asks: one for all models that rank as many triples."""
-        n = config.valid_triples
-        if n not in self._validations:
-            self._validations[n] = LinkValidation.where_valid(
-                self.triples, self.valid, self.n_entities, self.n_relations, max_triples=n
-            )
-        return self._validations[n]
 
 
 def train_mulde(
@@ -69,8 +46,7 @@ def train_mulde(
     Raises:
         SubmissionError: no triples, or a loss that is NaN or infinite.
     """
-    if len(kg.triples) == 0:
-        raise SubmissionError(f"{description}: the KG has no triples")
+    kg.require_triples(description)
     device = torch.device(ctx.device)
     small = device.type == "cpu" and junior_config.batch_size * kg.n_entities < ONE_THREAD_BELOW
     if small:
@@ -95,13 +71,10 @@ def train_teachers(
     teachers = []
     for number, name in enumerate(config.teacher_models, 1):
         teacher = train_kge(
-            kg.triples,
-            kg.n_entities,
-            kg.n_relations,
+            kg,
             replace(teacher_config, model=name),
             prefixed(ctx, f"teacher_{number}_{name}_"),
             description=f"{description}, teacher {number} ({name})",
-            validation=kg.validation(teacher_config),
             seed=ctx.seed + SEED_STEP * number,
         )
         teachers.append(freeze(teacher))
@@ -115,13 +88,7 @@ def first_junior(
     if not (config.warm_start and config.distil):
         return create(junior_config, kg.n_entities, kg.n_relations, ctx.seed).to(torch.device(ctx.device))
     return train_kge(
-        kg.triples,
-        kg.n_entities,
-        kg.n_relations,
-        junior_config,
-        prefixed(ctx, "warm_start_"),
-        description=f"{description}, warm start",
-        validation=kg.validation(junior_config),
+        kg, junior_config, prefixed(ctx, "warm_start_"), description=f"{description}, warm start"
     )
 
 
@@ -157,7 +124,7 @@ def train_junior(
         return value if senior is None else value + distillation.loss(facts)
 
     parameters = chain.from_iterable(model.parameters() for model in models)
-    validation = kg.validation(junior_config)
+    validation = kg.validation(junior_config.valid_triples)
     fit = train(
         models,
         epoch=epoch,

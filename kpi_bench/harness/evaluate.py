@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from kpi_bench._io import sha256_file
-from kpi_bench.errors import KpiBenchError, RunError, SubmissionError
+from kpi_bench.errors import KpiBenchError, SubmissionError
 from kpi_bench.harness.assemble import Provenance, ScoredRun, assemble_result, write_with_queries
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig, SubmissionKind
 from kpi_bench.harness.environment import calibrate, environment, git_revision, hardware
+from kpi_bench.harness.lock import only_user_of
 from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, RunSite, read_record, write_record
 from kpi_bench.harness.results import Result
 from kpi_bench.harness.scoring import Scorer, kept_files, make_scorer
@@ -134,24 +133,6 @@ def select_tasks(config: SubmissionConfig, suite: Suite, wanted: Sequence[str] |
 def answered_kinds(config: SubmissionConfig, suite: Suite) -> tuple[TaskKind, ...]:
     """Kinds of the suite's tasks that the submission answers, sorted."""
     return tuple(sorted({spec.kind for spec in suite.manifest.tasks} & set(config.submission.tasks)))
-
-
-@contextmanager
-def only_user_of(out: Path) -> Iterator[None]:
-    """Hold the output folder: two evaluations in one would remove each other's files and share the cores that they time.
-
-    Raises:
-        RunError: another evaluation holds it.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another evaluation is using {out}; wait for it, or name another folder with --out"
-            ) from None
-        yield
 
 
 class _Evaluation:

@@ -135,9 +135,7 @@ def test_answers_are_valid_and_fixed_by_the_seed(name: str, tiny_suite: Suite, t
             assert np.isfinite(predicted).all()
 
 
-@pytest.mark.parametrize(
-    "folder", sorted(SUBMISSIONS / name for name in REFERENCE), ids=lambda path: path.name
-)
+@pytest.mark.parametrize("folder", sorted(SUBMISSIONS.iterdir()), ids=lambda path: path.name)
 def test_every_declared_config_builds(folder: Path) -> None:
     config = read_config(folder)
     cls = load_class(config)
@@ -254,25 +252,14 @@ def test_tuning_an_encoder_trains_it(tmp_path: Path, tiny_suite: Suite) -> None:
     assert np.allclose(scores.sum(1), 1)
 
 
-@pytest.mark.parametrize("name", ["kg-embedding", "mulde", "metasd"])
-@pytest.mark.parametrize("config", [None, "base"])
-def test_methods_differ_by_their_vectors_alone(name: str, config: str | None) -> None:
-    ours, plain = read_config(SUBMISSIONS / name), read_config(SUBMISSIONS / "lightgcn")
-    for suite in ("kpi-open", "kpi-public", "kpi-mini", "kpi"):
-        shared = [
-            {key: value for key, value in resolved.items() if key.startswith(("rec_", "text_", "backbone"))}
-            for resolved in (method.resolve_params(suite, config, {}) for method in (ours, plain))
-        ]
-        assert shared[0] == shared[1]
+@pytest.mark.parametrize("suite", ["kpi-open", "kpi-public", "kpi-mini", "kpi"])
+def test_methods_differ_by_their_vectors_alone(suite: str) -> None:
+    def heads(name: str, config: str | None) -> dict[str, Any]:
+        resolved = read_config(SUBMISSIONS / name).resolve_params(suite, config, {})
+        return {key: resolved[key] for key in resolved if key.startswith(("rec_", "text_", "backbone"))}
 
-
-@pytest.mark.parametrize("name", ["kg-embedding", "mulde", "metasd"])
-def test_base_and_paper_configs_train_the_same_embeddings_on_every_suite(name: str) -> None:
-    config = read_config(SUBMISSIONS / name)
-    for choice in config.configs:
-        if choice == "base" or choice.startswith("paper-"):
-            resolved = [config.resolve_params(suite, choice, {}) for suite in ("any", *config.suites)]
-            for key in resolved[0]:
-                if key.startswith(("kge_", "teacher_", "mulde_", "metasd_")):
-                    values = {repr(params[key]) for params in resolved}
-                    assert len(values) == 1, f"{choice}: {key} is {' or '.join(values)}"
+    for config in (None, "base", "minilm"):
+        assert heads("kg-embedding", config) == heads("lightgcn", config)
+    for name in ("mulde", "metasd"):
+        for config in (None, "base", "cf", "minilm"):
+            assert heads(name, config) == heads("kg-embedding", config)

@@ -1,1 +1,1 @@
-"""Knowledge distillation: losses between answers and features, frozen teachers, schedules of a weight over epochs."""
+"""Knowledge distillation: losses between answers, frozen teachers, schedules over epochs."""

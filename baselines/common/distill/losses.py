@@ -29,10 +29,9 @@ def soft_kl(
     *,
     temperature: float = 1.0,
     detach: bool = True,
-    scale: bool = True,
     floor: float = 0.0,
 ) -> Tensor:
-    """Mean over rows of KL(softmax(target / T) || softmax(student / T)), times T^2 with ``scale`` (Hinton et al., arXiv 1503.02531):
-    gradients then keep their size when T changes. ``detach`` keeps the gradient from the target."""
-    loss = row_kl(target.detach() if detach else target, student, temperature=temperature, floor=floor).mean()
-    return loss * temperature**2 if scale else loss
+    """Mean over rows of KL(softmax(target / T) || softmax(student / T)), times T^2 (Hinton et al., arXiv 1503.02531): gradients
+    then keep their size when T changes. ``detach`` keeps the gradient from the target."""
+    loss = row_kl(target.detach() if detach else target, student, temperature=temperature, floor=floor)
+    return loss.mean() * temperature**2

@@ -21,16 +21,18 @@ UNPAIRED = ("distmult", "transe", "diste", "transh", "disth")
 """Models that take coordinates one by one; the others take pairs."""
 
 
-def check_dim(name: str, dim: int) -> None:
-    """Refuse a width that the named model cannot have.
+def check_shape(name: str, dim: int, *, relation_curvature: bool = False) -> None:
+    """Refuse what the named model cannot have.
 
     Raises:
-        SubmissionError: ``dim`` is below 1, or odd where coordinates are paired.
+        SubmissionError: ``dim`` is below 1, or odd where coordinates are paired; ``relation_curvature`` in a flat space.
     """
     if dim < 1:
         raise SubmissionError(f"dim = {dim}; it must be at least 1")
     if dim % 2 and name not in UNPAIRED:
         raise SubmissionError(f"dim = {dim}; it must be even: {name} pairs coordinates")
+    if relation_curvature and not issubclass(MODELS[name], Hyperbolic):
+        raise SubmissionError(f"relation_curvature: {name} has no curvature")
 
 
 def create_model(
@@ -52,11 +54,9 @@ def create_model(
     """
     if name not in MODELS:
         raise SubmissionError(f"unknown KGE model {name!r}; use one of {', '.join(MODELS)}")
-    check_dim(name, dim)
+    check_shape(name, dim, relation_curvature=relation_curvature)
     options: dict[str, Any] = {"bias": bias, "init_std": init_std, "sparse_rows": sparse_rows}
     cls = MODELS[name]
     if issubclass(cls, Hyperbolic):
         options["relation_curvature"] = relation_curvature
-    elif relation_curvature:
-        raise SubmissionError(f"{name} has no curvature: relation_curvature is for hyperbolic models")
     return cls(n_entities, n_relations, dim, generator, **options)

@@ -13,8 +13,6 @@ SMALL = 1e-12
 class Bilinear(KgeModel):
     """score = <q(h, r), t>, linear in each of the three, so relations can be predicted by a matrix product too."""
 
-    bilinear = True
-
     def translate(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor | None]:
         return self.compose(heads, self.rows(self.relations, relations)), None
 
@@ -33,11 +31,8 @@ class Bilinear(KgeModel):
 class DistMult(Bilinear):
     """<h, r, t>."""
 
-    def __init__(
-        self, n_entities: int, n_relations: int, dim: int, generator: torch.Generator, **options: float
-    ) -> None:
-        self.default_std = dim**-0.5
-        super().__init__(n_entities, n_relations, dim, generator, **options)  # type: ignore[arg-type]
+    def own_std(self) -> float:
+        return float(self.dim**-0.5)
 
     def initial_relations(self, n: int, std: float, generator: torch.Generator) -> Tensor:
         # Around one: a product of three small numbers would start with vanishing gradients.

@@ -20,11 +20,8 @@ class Euclidean(KgeModel):
 class TransE(Euclidean):
     """q = h + r."""
 
-    def __init__(
-        self, n_entities: int, n_relations: int, dim: int, generator: torch.Generator, **options: float
-    ) -> None:
-        self.default_std = dim**-0.5
-        super().__init__(n_entities, n_relations, dim, generator, **options)  # type: ignore[arg-type]
+    def own_std(self) -> float:
+        return float(self.dim**-0.5)
 
     def translate(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor | None]:
         return heads + self.rows(self.relations, relations), None

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from baselines.common.kge.bilinear import Bilinear
+
 UNDERFLOW = 1e-37
 
 
@@ -21,6 +23,15 @@ def full_softmax(queries: Tensor, table: Tensor, rows: Tensor, columns: Tensor) 
     more such buffers.
     """
     return _FullSoftmax.apply(queries, table, rows, columns)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def relation_loss(form: Bilinear, head: Tensor, tail: Tensor, table: Tensor, relations: Tensor) -> Tensor:
+    """Mean cross-entropy of each fact's relation over all of ``table [2 R, dim]``, reciprocals included (arXiv 2110.02834).
+
+    ``head`` and ``tail`` are rows ``[b, dim]``, ``relations`` int64 ``[b]``.
+    """
+    queries = form.relation_query(head, tail)
+    return full_softmax(queries, table, torch.arange(len(relations), device=relations.device), relations)
 
 
 class _FullSoftmax(torch.autograd.Function):

@@ -39,10 +39,6 @@ class KgeModel(nn.Module):
     With ``sparse_rows`` lookups give sparse gradients, so that a step touches only the rows of its batch.
     """
 
-    bilinear = False
-    """True where the score is the plain inner product of query and candidate (plus biases)."""
-    default_std = 1e-3
-
     def __init__(
         self,
         n_entities: int,
@@ -57,11 +53,15 @@ class KgeModel(nn.Module):
         super().__init__()
         self.n_entities, self.n_relations, self.dim = n_entities, n_relations, dim
         self.sparse_rows = sparse_rows
-        std = init_std or self.default_std
+        std = init_std or self.own_std()
         self.entities = nn.Parameter(std * torch.randn(n_entities, dim, generator=generator))
         self.relations = nn.Parameter(self.initial_relations(2 * n_relations, std, generator))
         self.head_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
         self.tail_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
+
+    def own_std(self) -> float:
+        """The deviation of the initial tables where none is asked for."""
+        return 1e-3
 
     def initial_relations(self, n: int, std: float, generator: torch.Generator) -> Tensor:
         """The initial relation table ``[n, width]``."""

@@ -33,7 +33,18 @@ def penalty(name: str, model: KgeModel, facts: Tensor) -> Tensor:
     if name == "l2":
         query = model.query(heads, relations).vectors
         return (query.square().sum(1) + model.rows(model.entities, tails).square().sum(1)).mean()
-    if name not in REGULARIZERS:
+    return factor_penalty(name, model, *model.factors(heads, relations, tails))
+
+
+def factor_penalty(name: str, model: KgeModel, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+    """ "n3" or "dura" of looked-up rows ``[b, width]``.
+
+    Raises:
+        SubmissionError: another name.
+    """
+    if name not in _OF_FACTORS:
         raise SubmissionError(f"unknown regulariser {name!r}; use one of {', '.join(REGULARIZERS)}")
-    moduli = [model.moduli(rows) for rows in model.factors(heads, relations, tails)]
-    return n3(*moduli) if name == "n3" else dura(*moduli)
+    return _OF_FACTORS[name](*(model.moduli(rows) for rows in (head, relation, tail)))
+
+
+_OF_FACTORS = {"n3": n3, "dura": dura}

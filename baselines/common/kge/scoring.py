@@ -51,21 +51,6 @@ class LinkValidation:
             valid = valid[chosen[:max_triples]]
         self._index = LinkPredictionIndex.build(known, valid, none, n_entities, n_relations, "valid")
 
-    @classmethod
-    def where_valid(
-        cls,
-        train: NDArray[np.int64],
-        valid: NDArray[np.int64] | None,
-        n_entities: int,
-        n_relations: int,
-        *,
-        max_triples: int = 0,
-    ) -> LinkValidation | None:
-        """What early stopping asks; None where there is no valid triple."""
-        if valid is None or len(valid) == 0:
-            return None
-        return cls(train, valid, n_entities, n_relations, max_triples=max_triples)
-
     def score(self, model: KgeModel) -> float:
         """MRR over both directions; NaN when a score is not finite, which the evaluator would refuse to rank."""
         index = self._index

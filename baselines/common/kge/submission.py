@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from baselines.common.config import config_keys, read_config
 from baselines.common.kge.checkpoint import load_model, save_model
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
-from baselines.common.kge.scoring import LinkValidation, score_blocks
+from baselines.common.kge.scoring import score_blocks
 from baselines.common.kge.train import KgeConfig, train_kge
 from baselines.common.submission import Adapted, TaskSubmission
 from baselines.common.training import prefixed
@@ -48,42 +48,21 @@ class KgeSubmission(TaskSubmission):
     def pretrains(cls, kinds: Collection[TaskKind]) -> bool:
         return any(kind is not TaskKind.LINK_PREDICTION for kind in kinds)
 
-    def fit(
-        self,
-        triples: NDArray[np.int64],
-        n_entities: int,
-        n_relations: int,
-        ctx: Context,
-        *,
-        description: str,
-        valid: NDArray[np.int64] | None,
-    ) -> KgeModel:
-        """Train on ``triples`` int64 ``[n, 3]``; ``valid`` is None on a KG, which has no task to stop on."""
-        validation = LinkValidation.where_valid(
-            triples, valid, n_entities, n_relations, max_triples=self.kge.valid_triples
-        )
-        return train_kge(
-            triples, n_entities, n_relations, self.kge, ctx, description=description, validation=validation
-        )
+    def fit(self, kg: Knowledge, ctx: Context, *, description: str) -> KgeModel:
+        """Train on a KG of the suite, or on a link-prediction task, which has valid triples to stop on."""
+        return train_kge(kg, self.kge, ctx, description=description)
 
     def serve(self, model: KgeModel) -> AdaptedKge:
         """What answers link prediction and is shipped for it."""
         return AdaptedKge(model)
 
-    def vectors_of(self, model: KgeModel) -> torch.Tensor:
-        """The entity vectors that the heads get, float32 ``[n_entities, dim]``."""
-        return model.entities
-
     def pretrain(self, graphs: Mapping[str, KnowledgeGraph], ctx: Context) -> None:
         for name, kg in graphs.items():
             description = f"{name}: {self.kge.model}"
             self._models[name] = self.fit(
-                kg.triples(),
-                kg.n_entities,
-                kg.n_relations,
+                Knowledge.of_graph(kg),
                 prefixed(ctx, f"{description}: "),  # several KGs share one process: a note names its own
                 description=description,
-                valid=None,
             )
 
     def save_pretrained(self, folder: Path) -> None:
@@ -102,18 +81,11 @@ class KgeSubmission(TaskSubmission):
                 )
             # Not kept: the heads need its vectors alone.
             model = load_model(self._folder / f"{kg}.safetensors")
-        return self.vectors_of(model).detach().float().cpu().numpy()
+        return model.entities.detach().float().cpu().numpy()
 
     def adapt_link_prediction(self, task: LinkPredictionTask, ctx: Context) -> Adapted:
-        model = self.fit(
-            task.train.array(),
-            task.n_entities,
-            task.n_relations,
-            ctx,
-            description=f"{task.spec.name}: {self.kge.model}",
-            valid=task.valid.array(),
-        )
-        return self.serve(model)
+        description = f"{task.spec.name}: {self.kge.model}"
+        return self.serve(self.fit(Knowledge.of_task(task), ctx, description=description))
 
 
 class AdaptedKge:

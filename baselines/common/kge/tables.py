@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from baselines.common.kge.bilinear import Bilinear
 from baselines.common.kge.euclidean import Euclidean
 from baselines.common.kge.geometry import SMALLEST, arsinh_root_, exp0
 from baselines.common.kge.hyperbolic import Hyperbolic, fold_points, fold_queries
@@ -72,7 +73,7 @@ class CandidateTable:
 
     def _fold(self, model: KgeModel, vectors: Tensor) -> Tensor | None:
         """The candidates' factor ``[n, width]`` of the product, or None for a model whose curvature depends on the query."""
-        if model.bilinear:
+        if isinstance(model, Bilinear):
             return vectors.detach()
         if isinstance(model, Euclidean):
             return torch.cat([2 * vectors, -_square(vectors)], dim=1)
@@ -84,7 +85,7 @@ class CandidateTable:
     def _queries(self, query: Query) -> Tensor:
         """The queries' factor of the product, ``[b, width]``."""
         vectors = query.vectors
-        if self._model.bilinear:
+        if isinstance(self._model, Bilinear):
             return vectors
         if self._curvature is None:
             return torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
@@ -96,7 +97,7 @@ class CandidateTable:
         if self._curvature is not None:
             _, reach = arsinh_root_(products.clamp_min_(SMALLEST))
             products = reach.square_().mul_(-4 / self._curvature)
-        elif not self._model.bilinear:
+        elif isinstance(self._model, Euclidean):
             square = _square(query.vectors)
             shift = -square if shift is None else shift - square
         if shift is not None:

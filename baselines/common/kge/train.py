@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.common.kge import MODELS, check_dim, create_model
+from baselines.common.kge import MODELS, check_shape, create_model
 from baselines.common.kge.bilinear import Bilinear
 from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
-from baselines.common.kge.hyperbolic import Hyperbolic
-from baselines.common.kge.losses import binary, full_softmax, sampled_softmax
+from baselines.common.kge.knowledge import Knowledge
+from baselines.common.kge.losses import binary, full_softmax, relation_loss, sampled_softmax
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.regularizers import REGULARIZERS, penalty
-from baselines.common.kge.scoring import LinkValidation
 from baselines.common.training import Schedule, gradient_step, train
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -78,13 +75,11 @@ class KgeConfig:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if self.lr <= 0:
             raise SubmissionError(f"lr = {self.lr}; it must be positive")
-        check_dim(self.model, self.dim)
-        cls = MODELS[self.model]
-        bilinear = issubclass(cls, Bilinear)
+        check_shape(self.model, self.dim, relation_curvature=self.relation_curvature)
+        bilinear = issubclass(MODELS[self.model], Bilinear)
         for wrong, problem in (
             (self.grouped and self.loss != "softmax", "grouped needs loss = 'softmax': samples are drawn for single facts"),
             (self.corrupt == "both" and self.loss != "binary", "corrupt = 'both' needs loss = 'binary'"),
-            (self.relation_curvature and not issubclass(cls, Hyperbolic), f"relation_curvature: {self.model} has no curvature"),
             (self.relation_weight and not bilinear, f"relation_weight needs distmult or complex, not {self.model}"),
             (self.reg and self.regularizer != "l2" and not bilinear, f"regularizer = {self.regularizer!r} needs distmult or complex, not {self.model}"),
             (self.sparse_rows and self.loss == "softmax", "sparse_rows: a softmax over all entities touches every row"),
@@ -110,29 +105,21 @@ def create(config: KgeConfig, n_entities: int, n_relations: int, seed: int) -> K
 
 
 def train_kge(
-    triples: NDArray[np.int64],
-    n_entities: int,
-    n_relations: int,
-    config: KgeConfig,
-    ctx: Context,
-    *,
-    description: str,
-    validation: LinkValidation | None = None,
-    seed: int | None = None,
+    kg: Knowledge, config: KgeConfig, ctx: Context, *, description: str, seed: int | None = None
 ) -> KgeModel:
-    """Train on ``triples`` int64 ``[n, 3]`` and return the best model by ``validation``, whose score is noted, or the last one where
-    there is none (pre-training on a KG sees no task). ``seed`` replaces that of the context.
+    """Train on ``kg`` and return the best model on its valid triples, whose score is noted, or the last one where there are none.
+    ``seed`` replaces that of the context.
 
     Raises:
         SubmissionError: no triples, or the loss is NaN or infinite.
     """
-    if len(triples) == 0:
-        raise SubmissionError(f"{description}: the KG has no triples")
+    kg.require_triples(description)
     seed = ctx.seed if seed is None else seed
     device = torch.device(ctx.device)
-    model = create(config, n_entities, n_relations, seed).to(device)
+    model = create(config, kg.n_entities, kg.n_relations, seed).to(device)
     sampler = torch.Generator(device=device).manual_seed(seed + 1)
-    facts = with_reciprocals(triples, n_relations).to(device)
+    facts = with_reciprocals(kg.triples, kg.n_relations).to(device)
+    validation = kg.validation(config.valid_triples)
     fit = train(
         model,
         epoch=epochs_of(facts, config, sampler),
@@ -178,19 +165,14 @@ def loss_of(model: KgeModel, config: KgeConfig, sampler: torch.Generator) -> Cal
     def loss(facts: Tensor) -> Tensor:
         value = main(model, facts, config, sampler)
         if config.relation_weight and isinstance(model, Bilinear):
-            value = value + config.relation_weight * relation_loss(model, facts)
+            heads, relations, tails = facts.unbind(1)
+            ends = model.rows(model.entities, heads), model.rows(model.entities, tails)
+            value = value + config.relation_weight * relation_loss(model, *ends, model.relations, relations)
         if config.reg:
             value = value + config.reg * penalty(config.regularizer, model, facts)
         return value
 
     return loss
-
-
-def relation_loss(model: Bilinear, facts: Tensor) -> Tensor:
-    """Mean cross-entropy of each fact's relation over all of them, reciprocals included (arXiv 2110.02834)."""
-    heads, relations, tails = facts.unbind(1)
-    queries = model.relation_query(model.rows(model.entities, heads), model.rows(model.entities, tails))
-    return full_softmax(queries, model.relations, torch.arange(len(facts), device=facts.device), relations)
 
 
 def _softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
@@ -200,7 +182,7 @@ def _softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.G
         key = heads * (2 * model.n_relations) + relations
         distinct, rows = torch.unique_consecutive(key, return_inverse=True)
         heads, relations = distinct // (2 * model.n_relations), distinct % (2 * model.n_relations)
-    if not model.bilinear:
+    if not isinstance(model, Bilinear):
         log_softmax = functional.log_softmax(model(heads, relations), dim=1)
         return -log_softmax[rows, tails].mean()
     queries, table = model.query(heads, relations).vectors, model.entities

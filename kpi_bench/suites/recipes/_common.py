@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kpi_bench.errors import RecipeError
+from kpi_bench.suites.recipes import require
 from kpi_bench.suites.task import KgSpec, TaskKind, TaskSpec
 from kpi_bench.suites.writer import SPLITS, KgFrames, SuiteFrames, TaskFrames
 
@@ -28,6 +30,25 @@ def raw_root(raw: Path | None) -> Path:
     if not raw.is_dir():
         raise RecipeError(f"{raw} is no folder; --raw must name the folder that holds the raw files")
     return raw
+
+
+def tab_separated_splits(folder: Path) -> dict[str, pd.DataFrame]:
+    """``train.txt``, ``valid.txt`` and ``test.txt`` with a triple of keys a line: columns head, relation, tail.
+
+    Raises:
+        RecipeError: a file is missing.
+    """
+    return {
+        split: pd.read_csv(
+            require(folder / f"{split}.txt"),
+            sep="\t",
+            header=None,
+            names=TRIPLE,
+            dtype=str,
+            quoting=csv.QUOTE_NONE,
+        )
+        for split in SPLITS
+    }
 
 
 def entity_rows(

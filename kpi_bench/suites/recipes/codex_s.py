@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pandas as pd
@@ -10,13 +9,13 @@ import pandas as pd
 from kpi_bench._io import read_json
 from kpi_bench.suites.recipes import require
 from kpi_bench.suites.recipes._common import (
-    TRIPLE,
     entity_rows,
     link_prediction_suite,
     raw_root,
     relation_rows,
+    tab_separated_splits,
 )
-from kpi_bench.suites.writer import SPLITS, SuiteFrames
+from kpi_bench.suites.writer import SuiteFrames
 
 
 def build(raw: Path | None) -> SuiteFrames:
@@ -26,17 +25,7 @@ def build(raw: Path | None) -> SuiteFrames:
         RecipeError: a file is missing.
     """
     base = raw_root(raw) / "codex-s"
-    splits = {
-        split: pd.read_csv(
-            require(base / f"{split}.txt"),
-            sep="\t",
-            header=None,
-            names=TRIPLE,
-            dtype=str,
-            quoting=csv.QUOTE_NONE,
-        )
-        for split in SPLITS
-    }
+    splits = tab_separated_splits(base)
     triples = pd.concat(splits.values())
     keys = sorted({*triples["head"], *triples["tail"]})
     types, type_names, relations = (

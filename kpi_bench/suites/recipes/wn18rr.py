@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pandas as pd
 
 from kpi_bench.suites.recipes import require
 from kpi_bench.suites.recipes._common import (
-    TRIPLE,
     entity_rows,
     first_appearance,
     link_prediction_suite,
     raw_root,
     relation_rows,
+    tab_separated_splits,
 )
-from kpi_bench.suites.writer import SPLITS, SuiteFrames
+from kpi_bench.suites.writer import SuiteFrames
 
 KINDS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 
@@ -28,17 +27,7 @@ def build(raw: Path | None) -> SuiteFrames:
         RecipeError: a file is missing.
     """
     base = raw_root(raw) / "wn18rr"
-    splits = {
-        split: pd.read_csv(
-            require(base / "original" / f"{split}.txt"),
-            sep="\t",
-            header=None,
-            names=TRIPLE,
-            dtype=str,
-            quoting=csv.QUOTE_NONE,
-        )
-        for split in SPLITS
-    }
+    splits = tab_separated_splits(base / "original")
     triples = pd.concat(splits.values())
     keys = first_appearance(triples["head"], triples["tail"])
     glosses = (

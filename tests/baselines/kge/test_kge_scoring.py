@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from baselines.common.kge import MODELS, tables
 from baselines.common.kge.checkpoint import load_model, save_model
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.scoring import LinkValidation, score_blocks
 from kpi_bench.errors import EvaluationError, SubmissionError
@@ -142,10 +143,12 @@ def test_other_errors_of_the_evaluator_are_not_hidden() -> None:
 def test_without_valid_triples_there_is_nothing_to_ask() -> None:
     train, valid = splits()
     for none in (None, valid[:0]):
-        assert LinkValidation.where_valid(train, none, N_ENTITIES, N_RELATIONS) is None
+        assert Knowledge(train, N_ENTITIES, N_RELATIONS, none).validation(0) is None
     model = random_model("distmult")
-    few = LinkValidation.where_valid(train, valid, N_ENTITIES, N_RELATIONS, max_triples=3)
+    kg = Knowledge(train, N_ENTITIES, N_RELATIONS, valid)
+    few = kg.validation(3)
     assert few is not None
+    assert kg.validation(3) is few
     literal = LinkValidation(train, valid, N_ENTITIES, N_RELATIONS, max_triples=3)
     assert few.score(model) == literal.score(model)
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from baseline_factory import context, link_scores, link_task
 
 from baselines.metasd.pack import load_packed
 from baselines.metasd.submission import Metasd
 from kpi_bench import (
     ClassificationQueries,
     ClassificationTask,
-    Context,
-    LinkPredictionQueries,
-    LinkPredictionTask,
     RecommendationQueries,
     RecommendationTask,
     Suite,
@@ -25,7 +22,7 @@ from kpi_bench import (
 )
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.ranking import tie_order
-from kpi_bench.harness.config import load_class, read_config
+from kpi_bench.harness.config import read_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "metasd"
 QUICK = {
@@ -40,10 +37,6 @@ QUICK = {
 }
 
 
-def context(seed: int = 1, **graphs: Any) -> Context:
-    return Context(seed=seed, device="cpu", scratch=Path("/nonexistent"), graphs=graphs)
-
-
 def params(config: str | None = None, **other: Any) -> dict[str, Any]:
     return {**read_config(FOLDER).resolve_params("tiny", config, {}), **QUICK, **other}
 
@@ -52,13 +45,8 @@ def adapted(
     suite: Suite, config: str | None = None, seed: int = 1, **other: Any
 ) -> tuple[Metasd, np.ndarray]:
     """A submission that has adapted to link prediction, and its scores for the test queries."""
-    task = suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
     submission = Metasd(params(config, **other))
-    submission.adapt(task, context(seed))
-    test = task.test
-    queries = LinkPredictionQueries(test.heads, test.relations, np.zeros(len(test), np.int64))
-    return submission, np.concatenate(list(submission.predict(task, queries, context(seed))))
+    return submission, link_scores(submission, suite, seed)
 
 
 CONFIGS = [
@@ -78,8 +66,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS)
 def test_link_prediction_is_answered_and_fixed_by_the_seed(config: str | None, tiny_suite: Suite) -> None:
     submission, first = adapted(tiny_suite, config)
-    task = tiny_suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
+    task = link_task(tiny_suite)
     assert first.shape == (len(task.test), task.n_entities)
     assert np.isfinite(first).all()
     assert np.array_equal(first, adapted(tiny_suite, config)[1])
@@ -138,22 +125,6 @@ def test_pretrained_vectors_reach_the_heads(tiny_suite: Suite, tmp_path: Path) -
             asked = ClassificationQueries(task.test.examples, task.test.entities, task.test.texts)
             scores = submission.predict(task, asked, context(**graphs))
             assert np.isfinite(scores).all()
-
-
-def test_every_config_builds_and_heads_are_those_of_kg_embedding() -> None:
-    config = read_config(FOLDER)
-    with (FOLDER.parent / "kg-embedding" / "submission.toml").open("rb") as file:
-        other = tomllib.load(file)
-
-    def heads(table: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in table.items() if k == "backbone" or k.startswith(("rec_", "text_"))}
-
-    assert heads(config.params) == heads(other["params"])
-    for name in ("base", "cf", "minilm"):
-        assert heads(dict(config.configs[name])) == heads(other["configs"][name])
-    for name in (None, *config.configs):
-        for suite in ("any", *config.suites):
-            load_class(config)(config.resolve_params(suite, name, {}))
 
 
 def test_unknown_and_impossible_parameters_are_refused() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from baselines.common.distill.losses import row_kl
 from baselines.common.kge.bilinear import ComplEx
 from baselines.common.kge.facts import with_reciprocals
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.train import KgeConfig, create, loss_of
@@ -177,7 +178,7 @@ def masks_of_epochs(config: MetasdConfig, monkeypatch: pytest.MonkeyPatch) -> tu
 
     monkeypatch.setattr(training, "batches", spied)
     monkeypatch.setattr(training, "MetasdStep", Recorded)
-    trained = train_metasd(ring(), N, R, config, KGE, context()[0], description="ring")
+    trained = train_metasd(Knowledge(ring(), N, R), config, KGE, context()[0], description="ring")
     return seen, trained.student.entities != 0
 
 
@@ -200,10 +201,8 @@ def train_once(
 ) -> tuple[training.Trained, Mapping[str, Any]]:
     ctx, notes = context(seed)
     known = ring()
-    split = (known[:-4], known[-4:]) if valid else (known, None)
-    trained = train_metasd(
-        split[0], N, R, config, replace(KGE, **kge), ctx, description="ring", valid=split[1]
-    )
+    kg = Knowledge(known[:-4], N, R, known[-4:]) if valid else Knowledge(known, N, R)
+    trained = train_metasd(kg, config, replace(KGE, **kge), ctx, description="ring")
     return trained, notes
 
 
@@ -256,16 +255,8 @@ def test_over_dense_prunes_queries_alone() -> None:
 def test_epochs_before_a_static_mask_count() -> None:
     events: list[tuple[str, dict[str, Any]]] = []
     ctx = replace(context()[0], report=lambda kind, **values: events.append((kind, values)))
-    train_metasd(
-        ring()[:-4],
-        N,
-        R,
-        CONFIGS["static"],
-        replace(KGE, eval_every=1),
-        ctx,
-        description="ring",
-        valid=ring()[-4:],
-    )
+    kg = Knowledge(ring()[:-4], N, R, ring()[-4:])
+    train_metasd(kg, CONFIGS["static"], replace(KGE, eval_every=1), ctx, description="ring")
     curve = {v["step"]: v["value"] for kind, v in events if kind == "curve"}
     assert list(curve) == [3, 4, 5, 6]
     (best,) = (v["value"] for _, v in events if v.get("key") == "best_epoch")
@@ -342,4 +333,4 @@ def test_settings_without_a_closed_form_are_refused(values: dict[str, Any]) -> N
 
 def test_a_kg_without_triples_is_refused() -> None:
     with pytest.raises(SubmissionError, match="no triples"):
-        train_metasd(np.empty((0, 3), np.int64), N, R, QUICK, KGE, context()[0], description="empty")
+        train_metasd(Knowledge(ring()[:0], N, R), QUICK, KGE, context()[0], description="empty")

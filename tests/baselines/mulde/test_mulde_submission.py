@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from baseline_factory import context, link_scores, link_task
 
 from kpi_bench import (
     Context,
-    LinkPredictionQueries,
-    LinkPredictionTask,
     RecommendationQueries,
     RecommendationTask,
     Suite,
@@ -38,28 +36,17 @@ QUICK = {
 }
 
 
-def context(seed: int = 1, **graphs: Any) -> Context:
-    return Context(seed=seed, device="cpu", scratch=Path("/nonexistent"), graphs=graphs)
-
-
 def params(config: str | None = None) -> dict[str, Any]:
     return {**read_config(FOLDER).resolve_params("tiny", config, {}), **QUICK}
 
 
 def links(suite: Suite, config: str | None = None, seed: int = 1) -> np.ndarray:
-    task = suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
-    submission = load_class(read_config(FOLDER))(params(config))
-    submission.adapt(task, context(seed))
-    test = task.test
-    queries = LinkPredictionQueries(test.heads, test.relations, np.zeros(len(test), np.int64))
-    return np.concatenate(list(submission.predict(task, queries, context(seed))))
+    return link_scores(load_class(read_config(FOLDER))(params(config)), suite, seed)
 
 
 @pytest.mark.parametrize("config", [None, "paper-fb15k-237", "junior-alone", "random-asking"])
 def test_link_prediction_is_answered_and_fixed_by_the_seed(config: str | None, tiny_suite: Suite) -> None:
-    task = tiny_suite.task("library_links")
-    assert isinstance(task, LinkPredictionTask)
+    task = link_task(tiny_suite)
     first = links(tiny_suite, config)
     assert first.shape == (len(task.test), task.n_entities)
     assert np.isfinite(first).all()
@@ -95,21 +82,6 @@ def test_pretrained_vectors_reach_recommendation(tiny_suite: Suite, tmp_path: Pa
     assert isinstance(answer, TopK)
     assert answer.items.shape == (len(users), 5)
     assert submission.entity_vectors("shop", context()).shape == (graphs["shop"].n_entities, 4)
-
-
-def test_every_config_builds_and_heads_are_those_of_kg_embedding() -> None:
-    config = read_config(FOLDER)
-    with (FOLDER.parent / "kg-embedding" / "submission.toml").open("rb") as file:
-        other = tomllib.load(file)
-
-    def heads(table: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in table.items() if k == "backbone" or k.startswith(("rec_", "text_"))}
-
-    assert heads(config.params) == heads(other["params"])
-    for name in ("base", "cf", "minilm"):
-        assert heads(dict(config.configs[name])) == heads(other["configs"][name])
-    for name in (None, *config.configs):
-        load_class(config)(config.resolve_params("any", name, {}))
 
 
 def test_unknown_parameters_are_refused() -> None:

@@ -12,12 +12,13 @@ import torch
 from torch.nn import functional
 
 from baselines.common.distill.teachers import fingerprint, freeze
+from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.kge.train import KgeConfig, create, train_kge
 from baselines.mulde import train as training
 from baselines.mulde.config import MuldeConfig
 from baselines.mulde.senior import Senior
-from baselines.mulde.train import Distillation, Knowledge, train_junior, train_mulde
+from baselines.mulde.train import Distillation, train_junior, train_mulde
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
@@ -98,9 +99,7 @@ def test_training_changes_junior_and_scales_and_no_teacher() -> None:
 
 def test_the_junior_alone_is_a_plainly_trained_model() -> None:
     alone = trained(replace(MULDE, distil=False))
-    plain = train_kge(
-        KG.triples, N, R, JUNIOR, context(), description="ring", validation=KG.validation(JUNIOR)
-    )
+    plain = train_kge(KG, JUNIOR, context(), description="ring")
     assert torch.equal(alone, torch.cat([p.detach().flatten() for p in plain.parameters()]))
 
 
