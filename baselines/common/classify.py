@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from baselines.common.encoders import HashedEncoder, TextEncoder, TransformerEncoder, resolve_encoder
 from baselines.common.heads import ClassificationHead, TextConfig
-from baselines.common.plugs import Plug
+from baselines.common.plugs import Plug, groups_with_plug
 from baselines.common.training import Schedule, gradient_step, one_thread, train
 from kpi_bench import ClassificationTask, Context, Examples
 from kpi_bench.errors import SubmissionError
@@ -105,12 +105,7 @@ def fit_classifier(
     entities, labels = _on(device, task.train.entities, task.train.labels)
     (valid_entities,) = _on(device, task.valid.entities)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    # Dropout masks come from torch's global generator: seeded here, restored after, so that a seed fixes the run.
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
-        torch.manual_seed(ctx.seed)
-        if not config.tune_encoder:
-            stack.enter_context(one_thread(device))
+    with nullcontext() if config.tune_encoder else one_thread(device):
         fit = train(
             model,
             epoch=_shuffled(len(labels), config.batch_size, generator, device),
@@ -118,9 +113,10 @@ def fit_classifier(
                 lambda rows: nn.functional.cross_entropy(
                     model.logits(train_inputs, entities, rows), labels[rows]
                 ),
-                _optimizer(model, config),
+                _optimizer(model, config, plug),
                 clip=model.parameters(),
                 clip_norm=1.0 if config.tune_encoder else 0.0,
+                before_update=plug.before_update if plug else lambda: None,
             ),
             evaluate=lambda: _valid_score(
                 task, _probabilities(model, valid_inputs, valid_entities, config.batch_size)
@@ -141,11 +137,11 @@ def fit_classifier(
     )
 
 
-def _optimizer(model: TextClassifier, config: TextConfig) -> torch.optim.Optimizer:
-    groups = [{"params": [p for p in model.head.parameters() if p.requires_grad], "lr": config.lr}]
+def _optimizer(model: TextClassifier, config: TextConfig, plug: Plug | None) -> torch.optim.Optimizer:
+    groups = groups_with_plug(model.head, plug)
     if model.encoder_model is not None:
         groups.append({"params": list(model.encoder_model.parameters()), "lr": config.encoder_lr})
-    return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
 
 
 def _shuffled(

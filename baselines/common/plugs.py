@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,6 +26,23 @@ class Plug(nn.Module):
     def known(self, rows: Tensor | None = None) -> Tensor | None:
         """Float32 ``[len(rows), 1]``: 1 where the plug has something to say, 0 where the row is the backbone's alone; None: everywhere."""
         return None
+
+    def before_update(self) -> None:
+        """Called between the backward pass and the optimizer's step: a plug that keeps vectors over several steps hands the gradient
+        that they have gathered to its parameters here."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Its trainable parameters as groups of an optimizer."""
+        trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [{"params": trainable}] if trainable else []
+
+
+def groups_with_plug(model: nn.Module, plug: Plug | None) -> list[dict[str, Any]]:
+    """All trainable parameters of a task's model as groups of an optimizer: those around the plug, then the plug's own."""
+    own = [] if plug is None else plug.parameter_groups()
+    plugged = {id(parameter) for group in own for parameter in group["params"]}
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in plugged]
+    return [{"params": rest}, *own]
 
 
 class FrozenVectors(Plug):

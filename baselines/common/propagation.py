@@ -57,6 +57,11 @@ class Propagation:
         result: Tensor = _LayerMean.apply(x, self, kernel or self._sum, layers)
         return result
 
+    def apply(self, x: Tensor, *, kernel: Kernel | None = None) -> Tensor:
+        """``A_hat x``; differentiable."""
+        result: Tensor = _Product.apply(x, self, kernel or self._sum)
+        return result
+
     def dropped(self, keep: float, generator: torch.Generator) -> Kernel:
         """A kernel with each undirected edge kept with probability ``keep`` and scaled by ``1 / keep``; degrees stay those of the whole graph."""
         n_edges = len(self._edge) // 2
@@ -71,6 +76,11 @@ class Propagation:
             y = kernel(y).mul_(self._inverse)
             total += y
         return total.mul_(self._root).add_(x).div_(layers + 1)
+
+    def product(self, x: Tensor, kernel: Kernel) -> Tensor:
+        """:meth:`apply` without autograd."""
+        y = torch.where(self._root > 0, x / self._root, 0.0)
+        return kernel(y).mul_(torch.where(self._root > 0, 1 / self._root, 0.0))
 
     def _csr_sum(self, values: Tensor) -> Kernel:
         matrix = torch.sparse_csr_tensor(
@@ -90,6 +100,19 @@ class _LayerMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         return ctx.operator.polynomial(gradient.contiguous(), ctx.layers, ctx.kernel), None, None, None
+
+
+class _Product(torch.autograd.Function):
+    """As :class:`_LayerMean` for one product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, operator: Propagation, kernel: Kernel) -> Tensor:
+        ctx.operator, ctx.kernel = operator, kernel
+        return operator.product(x, kernel)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return ctx.operator.product(gradient.contiguous(), ctx.kernel), None, None
 
 
 def _dgl_sum(source: Tensor, target: Tensor, n_nodes: int) -> Kernel:

@@ -43,6 +43,14 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Dropout draws from torch's global generators: seeded for the block, restored after it, so that a seed fixes a run."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 @dataclass(frozen=True)
 class Schedule:
     """At most ``epochs`` epochs; valid is scored every ``eval_every`` epochs (and after the last);
@@ -89,26 +97,28 @@ def train(
     best = Fit(best_epoch=0, best_score=-math.inf, epochs=0)
     kept: dict[str, Tensor] = {}
     misses = done = 0
-    for number in ctx.progress(range(schedule.first_epoch, schedule.epochs + 1), description):
-        with tensor_cores(torch.device(ctx.device)):
-            _run_epoch(model, epoch(), step, number, description)
-        done = number
-        if evaluate is None or (number % schedule.eval_every and number != schedule.epochs):
-            continue
-        model.eval()
-        # Not inference_mode: a plug may keep what it computes here for the next training step.
-        with torch.no_grad():
-            score = evaluate()
-        if math.isnan(score):
-            raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")
-        ctx.log(number, score, metric)
-        if score > best.best_score:
-            best, misses = Fit(number, score, number), 0
-            kept = _trainable(model)
-        else:
-            misses += 1
-            if misses >= schedule.patience:
-                break
+    device = torch.device(ctx.device)
+    with seeded(device, ctx.seed):
+        for number in ctx.progress(range(schedule.first_epoch, schedule.epochs + 1), description):
+            with tensor_cores(device):
+                _run_epoch(model, epoch(), step, number, description)
+            done = number
+            if evaluate is None or (number % schedule.eval_every and number != schedule.epochs):
+                continue
+            model.eval()
+            # Not inference_mode: a plug may keep what it computes here for the next training step.
+            with torch.no_grad():
+                score = evaluate()
+            if math.isnan(score):
+                raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")
+            ctx.log(number, score, metric)
+            if score > best.best_score:
+                best, misses = Fit(number, score, number), 0
+                kept = _trainable(model)
+            else:
+                misses += 1
+                if misses >= schedule.patience:
+                    break
     model.eval()
     if evaluate is None:
         return Fit(done, math.nan, done)
@@ -123,15 +133,17 @@ def gradient_step(
     *,
     clip: Iterable[Tensor] = (),
     clip_norm: float = 0.0,
+    before_update: Callable[[], None] = lambda: None,
 ) -> Callable[[B], Tensor]:
-    """The usual step: the gradient of ``loss``, its norm over the parameters ``clip`` cut at ``clip_norm`` (0: not cut), one
-    update by the optimizer."""
+    """The usual step: the gradient of ``loss``, ``before_update()``, the gradient's norm over the parameters ``clip`` cut at
+    ``clip_norm`` (0: not cut), one update by the optimizer."""
     clipped = list(clip)
 
     def step(batch: B) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         value = loss(batch)
         value.backward()  # type: ignore[no-untyped-call]
+        before_update()
         if clip_norm > 0:
             nn.utils.clip_grad_norm_(clipped, clip_norm)
         optimizer.step()

@@ -19,6 +19,9 @@ class RecommenderConfig:
 
     ``batch_size`` 0 means: train pairs / ``steps_per_epoch``, between 1,024 and 65,536. ``valid_users`` 0 means all
     (a fixed random subset keeps early stopping cheap). ``plug_scale`` is s in item' = e + s (W_o z + b_o).
+
+    Backbones with a contrastive loss (SimGCL, DCCF, LightGCL) read ``contrast`` (its weight) and ``temperature``; SimGCL reads
+    ``noise``, DCCF ``intents``, LightGCL ``svd_rank``.
     """
 
     dim: int = 64
@@ -37,6 +40,11 @@ class RecommenderConfig:
     valid_metric: str = "ndcg@20"
     valid_users: int = 6000
     propagation: str = "auto"
+    contrast: float = 0.01
+    temperature: float = 0.2
+    noise: float = 0.1
+    intents: int = 128
+    svd_rank: int = 5
 
     def resolved_batch_size(self, n_pairs: int) -> int:
         """Pairs in a batch for a train split of ``n_pairs``."""
@@ -79,24 +87,35 @@ class Recommender(nn.Module):
         return self.item_table if self.projection is None else self.item_table + self.projection()
 
     def loss(self, batch: PairBatch) -> Tensor:
-        """Bayesian personalised ranking (arXiv 1205.2618) plus ``reg`` times the squared norm of the batch's inputs.
+        """What a step minimises: :meth:`ranking` and :meth:`penalty`."""
+        inputs = self.item_inputs()
+        users, items = self.factors(inputs)
+        return self.ranking(users, items, batch) + self.penalty(inputs, batch)
+
+    def ranking(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
+        """Bayesian personalised ranking (arXiv 1205.2618) over factors ``[U, d]`` and ``[I, d]``."""
+        scores = (
+            functional.embedding(batch.users, users)[:, None] * functional.embedding(_drawn(batch), items)
+        ).sum(-1)
+        return functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
+
+    def penalty(self, inputs: Tensor, batch: PairBatch) -> Tensor:
+        """``reg`` times half the squared norm of the batch's inputs, a pair.
 
         An item's input is its embedding with what the plug adds: a plug is held to the same scale as an embedding.
         """
-        inputs = self.item_inputs()
-        users, items = self.factors(inputs)
-        chosen = torch.cat([batch.positives[:, None], batch.negatives], dim=1)
-        scores = (
-            functional.embedding(batch.users, users)[:, None] * functional.embedding(chosen, items)
-        ).sum(-1)
-        ranking = functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
         if self.config.reg == 0:
-            return ranking
-        norm = _drawn_norm(self.user_table, batch.users) + _drawn_norm(inputs, chosen.flatten())
-        return ranking + self.config.reg * norm / (2 * len(batch.users))
+            return inputs.new_zeros(())
+        norm = _drawn_norm(self.user_table, batch.users) + _drawn_norm(inputs, _drawn(batch).flatten())
+        return self.config.reg * norm / (2 * len(batch.users))
 
     def _table(self, rows: int, generator: torch.Generator) -> nn.Parameter:
         return nn.Parameter(torch.randn(rows, self.config.dim, generator=generator) * self.config.init_std)
+
+
+def _drawn(batch: PairBatch) -> Tensor:
+    """Positives, then negatives, int64 ``[b, 1 + n]``."""
+    return torch.cat([batch.positives[:, None], batch.negatives], dim=1)
 
 
 def _drawn_norm(table: Tensor, rows: Tensor) -> Tensor:

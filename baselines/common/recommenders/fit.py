@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from baselines.common.plugs import Plug
+from baselines.common.plugs import Plug, groups_with_plug
 from baselines.common.recommenders.base import Recommender, RecommenderConfig
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.recommenders.mf import MatrixFactorisation
@@ -60,11 +60,15 @@ def fit_recommender(
         device=device,
     )
     validation = RankingValidation(task, config.valid_metric, max_users=config.valid_users)
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = groups_with_plug(model, plug)
     fit = train(
         model,
         epoch=pairs.epoch,
-        step=gradient_step(model.loss, torch.optim.Adam(trainable, lr=config.lr, fused=True)),
+        step=gradient_step(
+            model.loss,
+            torch.optim.Adam(groups, lr=config.lr, fused=True),
+            before_update=plug.before_update if plug else lambda: None,
+        ),
         evaluate=lambda: validation.score(*model()),
         schedule=Schedule(config.epochs, config.eval_every, config.patience),
         ctx=ctx,
@@ -77,6 +81,6 @@ def fit_recommender(
         users,
         items,
         total_parameters=sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers()),
-        trainable_parameters=sum(p.numel() for p in trainable),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         valid_score=fit.best_score,
     )
