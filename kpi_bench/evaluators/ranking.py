@@ -130,17 +130,24 @@ def rank_positives_from_factors(
     check_factors(user_factors, item_factors, positives)
     if user_ids is not None:
         positives, exclude = positives.select(user_ids), exclude.select(user_ids)
-    check_disjoint(positives, exclude)
-    kernels, permutation = _kernels(backend, device), np.argsort(order)
-    positive_ptr, wanted = positives.indptr, order[positives.indices]
-    mask_ptr, masked = exclude.indptr, order[exclude.indices]
-    ranks = np.zeros(positives.nnz, dtype=np.int64)
-
-    def consume(first: int, block: Any) -> None:
-        bad = kernels.rank_block(block, first, positive_ptr, wanted, mask_ptr, masked, ranks)
-        refuse_bad(bad, block, first, permutation)
-
+    permutation = np.argsort(order)
+    ranks, consume = _ranker(positives, exclude, order, permutation, _kernels(backend, device))
     each_factor_block(user_factors, item_factors[permutation], user_ids, device, consume)
+    return ranks
+
+
+def rank_positives_from_scores(
+    blocks: Iterable[Scores], positives: Csr, exclude: Csr, order: Ints, *, backend: Backend = "auto"
+) -> Ints:
+    """As ``rank_positives_from_factors`` for dense float32 score rows, delivered in order.
+
+    Blocks ``[any, n_items]`` cover the rows of ``positives`` and ``exclude`` exactly.
+    """
+    permutation = np.argsort(order)
+    ranks, consume = _ranker(positives, exclude, order, permutation, _kernels(backend, "cpu"))
+    each_given_block(
+        blocks, positives, lambda first, block: consume(first, np.take(block, permutation, axis=1))
+    )
     return ranks
 
 
@@ -195,6 +202,21 @@ def _tie_counter(positives: Csr, filters: Csr, kernels: _Kernels) -> tuple[TieCo
         refuse_bad(bad, block, first)
 
     return counts, consume
+
+
+def _ranker(
+    positives: Csr, exclude: Csr, order: Ints, permutation: Ints, kernels: _Kernels
+) -> tuple[Ints, Consume]:
+    """Ranks to be filled, and what fills them from a block whose columns are in tie order."""
+    check_disjoint(positives, exclude)
+    wanted, masked = order[positives.indices], order[exclude.indices]
+    ranks = np.zeros(positives.nnz, dtype=np.int64)
+
+    def consume(first: int, block: Any) -> None:
+        bad = kernels.rank_block(block, first, positives.indptr, wanted, exclude.indptr, masked, ranks)
+        refuse_bad(bad, block, first, permutation)
+
+    return ranks, consume
 
 
 def _selector(

@@ -291,7 +291,8 @@ class _Evaluation:
 
     def _job(self, action: Action, task: str | None, seed: int, folder: Path, output: Path) -> Job:
         scratch, export = folder / "scratch", folder / "export"
-        for path in (scratch, export):
+        cache = self.folders.root / "cache"
+        for path in (scratch, cache, export):
             path.mkdir(parents=True, exist_ok=True)
         state = self.folders.state(seed) if self.pretrains and task is not None else None
         return Job(
@@ -304,6 +305,7 @@ class _Evaluation:
             seed=seed,
             device=self.options.device,
             scratch=str(scratch.resolve()),
+            cache=str(cache.resolve()),
             pretrained=str(state.resolve()) if state is not None else None,
             output=str(output.resolve()),
             export=str(export.resolve()),

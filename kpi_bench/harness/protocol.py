@@ -104,6 +104,8 @@ class Context:
     """What the harness lends a submission: seed, device, a scratch folder, the KGs, and ways to report.
 
     ``device`` is a torch device name (``cpu``, ``cuda:0``). ``scratch`` is empty at the start of a run and deleted after it.
+    ``cache`` is shared by the runs of one row, for files that depend on public inputs alone and are named by their content (text
+    features); None where nothing can be kept. What a run finds there it has not paid for: say so with :meth:`note`.
     """
 
     seed: int
@@ -111,6 +113,7 @@ class Context:
     scratch: Path
     graphs: Mapping[str, KnowledgeGraph]
     report: Reporter = silent
+    cache: Path | None = None
 
     def log(self, step: int, value: float, metric: str = "valid") -> None:
         """Add a point (now, step, value) to the learning curve; ``value`` is a score on valid, higher or lower as ``metric`` says.

@@ -58,6 +58,7 @@ class Job:
     seed: int
     device: str
     scratch: str
+    cache: str
     pretrained: str | None
     output: str
     export: str
@@ -128,7 +129,14 @@ class Worker:
             self.channel.send({"kind": kind, **values})
 
         graphs = LazyGraphs(suite.graph_names(), suite.graph)
-        return Context(self.job.seed, self.job.device, Path(self.job.scratch), graphs, report)
+        return Context(
+            self.job.seed,
+            self.job.device,
+            Path(self.job.scratch),
+            graphs,
+            report,
+            Path(self.job.cache),
+        )
 
     def _report_size(self, submission: Submission) -> None:
         counts = submission.parameters()

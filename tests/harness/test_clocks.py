@@ -120,6 +120,18 @@ def test_scratch_is_empty_at_first_and_gone_at_last(measured: tuple[Result, Path
     assert not (run / "scratch").exists()
 
 
+def test_the_cache_is_shared_by_the_runs_of_a_row(tiny_suite: Suite, tmp_path: Path) -> None:
+    methods = """
+def adapt(self, task, ctx):
+    kept = ctx.cache / "features.bin"
+    ctx.note("found", kept.exists())
+    kept.write_bytes(b"123")
+"""
+    options = Options(out=tmp_path / "out", results=tmp_path / "results", seeds=(0, 1), tasks=("shop_music",))
+    report = evaluate(write_submission(tmp_path / "caching", methods), tiny_suite, options)
+    assert report.results[0].notes["found"] == (False, True)
+
+
 def test_the_result_on_disk_is_the_one_reported(measured: tuple[Result, Path]) -> None:
     result, place = measured
     assert read_result(result_path(place / "results", "tiny", "shop_music", "timed")) == result

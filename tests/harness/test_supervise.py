@@ -162,6 +162,7 @@ def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = No
         seed=0,
         device="cpu",
         scratch=str(place / "run" / "scratch"),
+        cache=str(place / "cache"),
         pretrained=None,
         output=str(place / "seed0"),
         export=str(place / "export"),
