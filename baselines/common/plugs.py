@@ -45,6 +45,15 @@ def groups_with_plug(model: nn.Module, plug: Plug | None) -> list[dict[str, Any]
     return [{"params": rest}, *own]
 
 
+def standardisation(vectors: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean ``[dim]`` of the known rows of ``vectors`` ``[n, dim]`` and the root mean square, a scalar, of what differs from it."""
+    rows = vectors[known]
+    if len(rows) == 0:
+        return vectors.new_zeros(vectors.shape[1]), vectors.new_ones(())
+    mean = rows.mean(0)
+    return mean, (rows - mean).square().mean().sqrt().clamp_min(1e-12)
+
+
 class FrozenVectors(Plug):
     """A fixed table, float32 ``[n, dim]``, centred and scaled to a root mean square of one so that methods differ by geometry
     and not by scale. Rows where ``known`` is False (items that the KG lacks) are zero: the plug says nothing about them."""
@@ -56,10 +65,9 @@ class FrozenVectors(Plug):
         super().__init__()
         table = torch.tensor(vectors, dtype=torch.float32)
         mask = torch.ones(len(table), dtype=torch.bool) if known is None else torch.tensor(known)
-        centred = torch.where(mask[:, None], table - table[mask].mean(0), 0.0) if mask.any() else table * 0
-        scale = centred[mask].square().mean().sqrt() if mask.any() else torch.tensor(0.0)
+        mean, scale = standardisation(table, mask)
         self.dim = table.shape[1]
-        self.register_buffer("vectors", centred / scale.clamp_min(1e-12))
+        self.register_buffer("vectors", torch.where(mask[:, None], (table - mean) / scale, 0.0))
         self.register_buffer("mask", mask[:, None].float())
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
