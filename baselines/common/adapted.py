@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from baselines.common.classify import FittedClassifier
 from baselines.common.recommenders.fit import FittedRecommender
-from baselines.common.top_k import rank_by_one_score
-from kpi_bench import ClassificationQueries, Context, Csr, Predictions, Queries, RecommendationQueries, TopK
+from baselines.common.top_k import popularity, serve_new_users
+from kpi_bench import ClassificationQueries, Context, Csr, Predictions, Queries, RecommendationQueries
 from kpi_bench.errors import SubmissionError
-from kpi_bench.evaluators.ranking import top_k_from_factors
 
 
 class AdaptedRecommender:
-    """Ranks by inner products; users without a train item, whose factors mean nothing, get the most popular items."""
+    """Ranks by the fitted scores; users without a train item, whose scores mean nothing, get the most popular items."""
 
     def __init__(self, fitted: FittedRecommender, train: Csr) -> None:
-        self._users, self._items = fitted.user_factors, fitted.item_factors
-        self._known = train.lengths() > 0
-        self._popularity = np.bincount(train.indices, minlength=train.n_columns).astype(np.float32)
+        self._scorer = fitted.scorer
+        self._train_items, self._popularity = train.lengths(), popularity(train)
         self.total_parameters = self.kept_parameters = fitted.total_parameters
         self.trainable_parameters = fitted.trainable_parameters
 
@@ -31,31 +28,14 @@ class AdaptedRecommender:
         """A :class:`TopK` of all queried users."""
         if not isinstance(queries, RecommendationQueries):
             raise SubmissionError(f"a recommender cannot answer {type(queries).__name__}")
-        best = top_k_from_factors(
-            self._users.numpy()[queries.users],
-            self._items.numpy(),
-            queries.exclude,
-            queries.k,
-            queries.tie_order,
-            device=ctx.device,
-        )
-        ranked = TopK(best.items, best.scores)
-        new = np.flatnonzero(~self._known[queries.users])
-        if len(new):
-            part = RecommendationQueries(
-                queries.users[new], queries.exclude.select(new), queries.k, queries.tie_order
-            )
-            popular = rank_by_one_score(part, self._popularity)
-            ranked.items[new], ranked.scores[new] = popular.items, popular.scores
-        return ranked
+        ranked = self._scorer.to(ctx.device).top_k(queries)
+        return serve_new_users(ranked, queries, self._train_items, self._popularity)
 
     def export(self, folder: Path) -> None:
-        """Final factors and item popularity: all that serving reads."""
-        tensors = {
-            "users": self._users,
-            "items": self._items,
-            "popularity": torch.from_numpy(self._popularity),
-        }
+        """The scorer's tensors and item popularity: all that serving reads."""
+        # Cloned: tables may be parts of one, which safetensors refuses.
+        tensors = {name: tensor.clone() for name, tensor in self._scorer.tensors().items()}
+        tensors["popularity"] = torch.from_numpy(self._popularity)
         save_file(tensors, folder / "recommender.safetensors")
 
 

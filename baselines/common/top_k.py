@@ -1,4 +1,4 @@
-"""Top-k lists of floors, block by block, without importing torch."""
+"""Top-k lists from score blocks or from one score an item; without importing torch, which floors never need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from kpi_bench import RecommendationQueries, TopK, top_k_from_scores
+from kpi_bench import Csr, RecommendationQueries, TopK, top_k_from_scores
 
 BLOCK_ENTRIES = 1 << 23
 """Scores held at a time (32 MB of float32)."""
@@ -55,3 +55,22 @@ def rank_by_one_score(queries: RecommendationQueries, score: NDArray[np.float32]
         row, place = np.nonzero(kept & (slot < k))
         items[rows.start + row, slot[row, place]] = ranking[place]
     return TopK(items, np.where(items >= 0, score[items], -np.inf).astype(np.float32))
+
+
+def popularity(train: Csr) -> NDArray[np.float32]:
+    """Train users of each item, float32 ``[n_items]``."""
+    return np.bincount(train.indices, minlength=train.n_columns).astype(np.float32)
+
+
+def serve_new_users(
+    ranked: TopK, queries: RecommendationQueries, train_items: NDArray[np.int64], popular: NDArray[np.float32]
+) -> TopK:
+    """``ranked``, where users without a train item (``train_items`` int64 ``[n_users]`` counts them) get the most popular items."""
+    new = np.flatnonzero(train_items[queries.users] == 0)
+    if len(new):
+        part = RecommendationQueries(
+            queries.users[new], queries.exclude.select(new), queries.k, queries.tie_order
+        )
+        best = rank_by_one_score(part, popular)
+        ranked.items[new], ranked.scores[new] = best.items, best.scores
+    return ranked

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from baselines.common.scorers import Scorer, is_finite
 from kpi_bench import Csr, RecommendationTask
 from kpi_bench.errors import SubmissionError
-from kpi_bench.evaluators.ranking import rank_positives_from_factors, tie_order
+from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.evaluators.recommendation import metrics_from_ranks
 
 METRICS = ("ndcg", "recall", "mrr", "hit", "precision")
@@ -38,15 +38,11 @@ class RankingValidation:
         self._positives = valid.select(users)
         self._order = tie_order(task.n_items, task.spec.name)
 
-    def score(self, user_factors: Tensor, item_factors: Tensor) -> float:
-        """The metric's mean over users for float32 factors ``[U, d]`` and ``[I, d]``; NaN factors give NaN."""
-        users = user_factors.cpu().numpy()[self._users]
-        items = item_factors.cpu().numpy()
-        if not (np.isfinite(users).all() and np.isfinite(items).all()):
+    def score(self, scorer: Scorer) -> float:
+        """The metric's mean over users; NaN for a scorer with a number that is NaN or infinite."""
+        if not is_finite(scorer):
             return float("nan")
-        ranks = rank_positives_from_factors(
-            users, items, self._positives, self._exclude, self._order, device=str(user_factors.device)
-        )
+        ranks = scorer.ranks(self._users, self._positives, self._exclude, self._order)
         scores = metrics_from_ranks(ranks, self._positives.lengths(), [self._k])
         return float(scores[self._metric].mean())
 

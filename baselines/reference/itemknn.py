@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from baselines.common.config import config_keys, read_config
-from baselines.common.top_k import rank_by_one_score, rank_by_scores, row_blocks
+from baselines.common.top_k import popularity, rank_by_scores, row_blocks, serve_new_users
 from baselines.reference._floor import Floor
 from kpi_bench import Context, Predictions, Queries, RecommendationQueries, RecommendationTask, Task
 
@@ -44,7 +44,7 @@ class ItemKNN(Floor):
         )
         self._similarity = nearest_neighbours(self._users, self._config)
         self.state = {
-            "popularity": np.bincount(train.indices, minlength=train.n_columns).astype(np.float32),
+            "popularity": popularity(train),
             "user_indptr": train.indptr,
             "user_items": train.indices,
             "indptr": self._similarity.indptr,
@@ -55,14 +55,7 @@ class ItemKNN(Floor):
     def predict(self, task: Task, queries: Queries, ctx: Context) -> Predictions:
         asked = self.expect(queries, RecommendationQueries)
         ranked = rank_by_scores(asked, lambda users: (self._users[users] @ self._similarity).toarray())
-        new = np.flatnonzero(np.diff(self._users.indptr)[asked.users] == 0)
-        if len(new):
-            part = RecommendationQueries(
-                asked.users[new], asked.exclude.select(new), asked.k, asked.tie_order
-            )
-            popular = rank_by_one_score(part, self.state["popularity"])
-            ranked.items[new], ranked.scores[new] = popular.items, popular.scores
-        return ranked
+        return serve_new_users(ranked, asked, np.diff(self._users.indptr), self.state["popularity"])
 
 
 def nearest_neighbours(users: sp.csr_array, config: ItemKnnConfig) -> sp.csr_array:

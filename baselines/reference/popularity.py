@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from baselines.common.top_k import rank_by_one_score
+from baselines.common.top_k import popularity, rank_by_one_score
 from baselines.reference._floor import Floor
 from kpi_bench import Context, Predictions, Queries, RecommendationQueries, RecommendationTask, Task
 
@@ -13,8 +11,7 @@ class Popularity(Floor):
     """An item's score is its number of train users."""
 
     def adapt(self, task: Task, ctx: Context) -> None:
-        train = self.expect(task, RecommendationTask).train_matrix
-        self.state = {"popularity": np.bincount(train.indices, minlength=train.n_columns).astype(np.float32)}
+        self.state = {"popularity": popularity(self.expect(task, RecommendationTask).train_matrix)}
 
     def predict(self, task: Task, queries: Queries, ctx: Context) -> Predictions:
         return rank_by_one_score(self.expect(queries, RecommendationQueries), self.state["popularity"])

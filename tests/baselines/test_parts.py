@@ -17,7 +17,7 @@ from baselines.common.plugs import FrozenVectors, Projection
 from baselines.common.propagation import Propagation
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.sampling import NegativeSampler, PairSampler
-from baselines.common.top_k import rank_by_one_score, rank_by_scores
+from baselines.common.top_k import popularity, rank_by_one_score, rank_by_scores, serve_new_users
 from baselines.common.training import Fit, Schedule, gradient_step, prefixed, tensor_cores, train
 from kpi_bench import Context, Csr, RecommendationQueries
 from kpi_bench._dgl import dgl_available
@@ -285,6 +285,20 @@ def test_top_k_matches_a_sort_for_ties_masks_and_short_lists() -> None:
             expected = sorted(allowed, key=lambda i: (-row[i], order[i]))[:5]
             assert result.items[user].tolist() == expected + [-1] * (5 - len(expected))
             assert result.scores[user, : len(expected)].tolist() == row[expected].tolist()
+
+
+def test_only_users_without_a_train_item_get_the_most_popular_ones() -> None:
+    train = Csr.from_pairs([0, 0, 2, 3], [1, 4, 1, 1], (5, 6))
+    popular = popularity(train)
+    assert popular.tolist() == [0, 3, 0, 0, 1, 0]
+    queries = RecommendationQueries(
+        np.array([4, 2, 1]), Csr.from_pairs([0, 1], [1, 1], (3, 6)), 2, np.arange(6)
+    )
+    scores = np.arange(6, dtype=np.float32) + 7
+    ranked = rank_by_scores(queries, lambda users: np.tile(scores, (len(users), 1)))
+    served = serve_new_users(ranked, queries, train.lengths(), popular)
+    assert served.items.tolist() == [[4, 0], [5, 4], [1, 4]]
+    assert served.scores.tolist() == [[1, 0], [12, 11], [3, 1]]
 
 
 def test_parameters_are_checked() -> None:

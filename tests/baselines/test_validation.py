@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from baselines.common.plugs import FrozenVectors, Projection
+from baselines.common.scorers import FactorScorer
 from baselines.common.validation import RankingValidation
 from kpi_bench import Interactions, RecommendationTask, TaskKind, TaskSpec
 from kpi_bench.evaluators.ranking import rank_positives_from_factors, tie_order
@@ -39,19 +40,19 @@ def test_it_is_the_evaluators_score_of_valid_with_train_masked(metric: str) -> N
         users.numpy()[asked], items.numpy(), valid.select(asked), train.select(asked), order
     )
     expected = score_ranks(ranks, positives=valid, query_users=asked, train=train, ks=(5, 20), exclude=train)
-    score = RankingValidation(data, metric).score(users, items)
+    score = RankingValidation(data, metric).score(FactorScorer(users, items))
     assert score == pytest.approx(expected.values[metric], rel=1e-6)
 
 
 def test_a_subset_of_users_is_the_same_every_time() -> None:
     data, tables = task(), factors(2)
-    few = [RankingValidation(data, "ndcg@20", max_users=7).score(*tables) for _ in range(2)]
-    assert few[0] == few[1] != RankingValidation(data, "ndcg@20").score(*tables)
+    few = [RankingValidation(data, "ndcg@20", max_users=7).score(FactorScorer(*tables)) for _ in range(2)]
+    assert few[0] == few[1] != RankingValidation(data, "ndcg@20").score(FactorScorer(*tables))
 
 
 def test_nan_factors_give_nan() -> None:
     users, items = factors(3)
-    assert np.isnan(RankingValidation(task(), "ndcg@20").score(users * float("nan"), items))
+    assert np.isnan(RankingValidation(task(), "ndcg@20").score(FactorScorer(users * float("nan"), items)))
 
 
 def test_a_plug_leaves_unknown_rows_alone() -> None:

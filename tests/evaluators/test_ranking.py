@@ -77,6 +77,9 @@ def test_lists_and_ranks_equal_the_slow_twin(backend, case, k):
     ranks = ranking.rank_positives_from_factors(*factors, csr(positives), csr(masked), order, backend=backend)
     expected = [lists[b].index(p) + 1 for b in range(len(scores)) for p in np.flatnonzero(positives[b])]
     assert ranks.tolist() == expected
+    blocks = [scores[:2], scores[2:2], scores[2:]]
+    given = ranking.rank_positives_from_scores(blocks, csr(positives), csr(masked), order, backend=backend)
+    assert given.tolist() == expected
 
 
 def big_case(seed=0, n_users=300, n_items=6000, d=8):
@@ -140,6 +143,8 @@ def test_nan_and_inf_are_refused_with_count_and_place(backend, value, masked_cel
         ranking.count_ties_from_scores([scores], csr(positives), csr(positives | mask), backend=backend)
     with pytest.raises(EvaluationError, match=message):
         ranking.top_k_from_scores(scores, csr(mask), 3, order, backend=backend)
+    with pytest.raises(EvaluationError, match=message):
+        ranking.rank_positives_from_scores([scores], csr(positives), csr(mask), order, backend=backend)
     if np.isnan(value):  # inf times the zeros of a one-hot table would itself be NaN everywhere
         items = np.eye(40, dtype=np.float32)[:, :40]
         with pytest.raises(EvaluationError, match="row 3"):
@@ -163,6 +168,7 @@ def test_given_scores_are_not_changed_and_may_be_read_only():
     for backend in BACKENDS:
         ranking.top_k_from_scores(scores, mask, 5, order, backend=backend)
         ranking.count_ties_from_scores([scores], csr(kept < -1), mask, backend=backend)
+        ranking.rank_positives_from_scores([scores], csr(kept < -1), mask, order, backend=backend)
     np.testing.assert_array_equal(scores, kept)
 
 
@@ -178,6 +184,8 @@ def test_given_scores_are_not_changed_and_may_be_read_only():
 def test_blocks_of_wrong_shape_are_refused(blocks, message):
     with pytest.raises(EvaluationError, match=message):
         ranking.count_ties_from_scores(blocks, Csr.empty(2, 4), Csr.empty(2, 4))
+    with pytest.raises(EvaluationError, match=message):
+        ranking.rank_positives_from_scores(blocks, Csr.empty(2, 4), Csr.empty(2, 4), np.arange(4))
 
 
 def test_wrong_arguments_are_refused():
@@ -194,6 +202,8 @@ def test_wrong_arguments_are_refused():
     both = Csr.from_pairs([1], [2], (2, 4))
     with pytest.raises(EvaluationError, match=r"1 positives are excluded.*item 2 in row 1"):
         ranking.rank_positives_from_factors(users, items, both, both, order)
+    with pytest.raises(EvaluationError, match=r"1 positives are excluded.*item 2 in row 1"):
+        ranking.rank_positives_from_scores([users @ items.T], both, both, order)
 
 
 def test_tie_order_is_a_fixed_permutation():

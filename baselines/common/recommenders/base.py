@@ -10,7 +10,9 @@ from torch.nn import functional
 
 from baselines.common.plugs import Plug, Projection
 from baselines.common.sampling import PairBatch
+from baselines.common.scorers import FactorScorer, Scorer
 from kpi_bench import Csr
+from kpi_bench.errors import SubmissionError
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class RecommenderConfig:
     (a fixed random subset keeps early stopping cheap). ``plug_scale`` is s in item' = e + s (W_o z + b_o).
 
     Backbones with a contrastive loss (SimGCL, DCCF, LightGCL) read ``contrast`` (its weight) and ``temperature``; SimGCL reads
-    ``noise``, DCCF ``intents``, LightGCL ``svd_rank``.
+    ``noise``, DCCF ``intents``, LightGCL ``svd_rank``. ``plug_in_contrast_only`` (SimGCL): the plug enters the contrastive loss alone,
+    ranking and evaluation run on the plain embeddings, as MuDoK's authors code it.
     """
 
     dim: int = 64
@@ -45,6 +48,7 @@ class RecommenderConfig:
     noise: float = 0.1
     intents: int = 128
     svd_rank: int = 5
+    plug_in_contrast_only: bool = False
 
     def resolved_batch_size(self, n_pairs: int) -> int:
         """Pairs in a batch for a train split of ``n_pairs``."""
@@ -52,10 +56,15 @@ class RecommenderConfig:
 
 
 class Recommender(nn.Module):
-    """Scores are inner products of the two tables that :meth:`factors` makes of the embeddings.
+    """Scores are inner products of the two tables that :meth:`factors` makes of the embeddings, unless :meth:`scorer` says otherwise.
 
     ``train`` is the users x items matrix; ``plug`` gives a vector for each item or is None.
+
+    Raises:
+        SubmissionError: ``config`` asks for ``plug_in_contrast_only`` and the backbone has no such mode.
     """
+
+    can_plug_in_contrast_only = False
 
     def __init__(
         self,
@@ -67,6 +76,10 @@ class Recommender(nn.Module):
         device: torch.device,
     ) -> None:
         super().__init__()
+        if config.plug_in_contrast_only and not self.can_plug_in_contrast_only:
+            raise SubmissionError(
+                f"plug_in_contrast_only is for the backbone simgcl, not for {type(self).__name__}"
+            )
         self.config = config
         # Drawn on the CPU so that a seed means the same start on every device.
         self.user_table = self._table(train.n_rows, generator)
@@ -82,6 +95,10 @@ class Recommender(nn.Module):
         """:meth:`factors` of the current embeddings."""
         return self.factors(self.item_inputs())
 
+    def scorer(self) -> Scorer:
+        """What ranks with the current embeddings."""
+        return FactorScorer(*(table.detach() for table in self()))
+
     def item_inputs(self) -> Tensor:
         """Item embeddings with what the plug adds, float32 ``[I, dim]``."""
         return self.item_table if self.projection is None else self.item_table + self.projection()
@@ -95,7 +112,8 @@ class Recommender(nn.Module):
     def ranking(self, users: Tensor, items: Tensor, batch: PairBatch) -> Tensor:
         """Bayesian personalised ranking (arXiv 1205.2618) over factors ``[U, d]`` and ``[I, d]``."""
         scores = (
-            functional.embedding(batch.users, users)[:, None] * functional.embedding(_drawn(batch), items)
+            functional.embedding(batch.users, users)[:, None]
+            * functional.embedding(drawn_items(batch), items)
         ).sum(-1)
         return functional.softplus(scores[:, 1:] - scores[:, :1]).mean()
 
@@ -106,14 +124,14 @@ class Recommender(nn.Module):
         """
         if self.config.reg == 0:
             return inputs.new_zeros(())
-        norm = _drawn_norm(self.user_table, batch.users) + _drawn_norm(inputs, _drawn(batch).flatten())
+        norm = _drawn_norm(self.user_table, batch.users) + _drawn_norm(inputs, drawn_items(batch).flatten())
         return self.config.reg * norm / (2 * len(batch.users))
 
     def _table(self, rows: int, generator: torch.Generator) -> nn.Parameter:
         return nn.Parameter(torch.randn(rows, self.config.dim, generator=generator) * self.config.init_std)
 
 
-def _drawn(batch: PairBatch) -> Tensor:
+def drawn_items(batch: PairBatch) -> Tensor:
     """Positives, then negatives, int64 ``[b, 1 + n]``."""
     return torch.cat([batch.positives[:, None], batch.negatives], dim=1)
 

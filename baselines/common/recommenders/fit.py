@@ -6,28 +6,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from baselines.common.plugs import Plug, groups_with_plug
 from baselines.common.recommenders.base import Recommender, RecommenderConfig
+from baselines.common.recommenders.dccf import DCCF
+from baselines.common.recommenders.gccf import GCCF
+from baselines.common.recommenders.lightgcl import LightGCL
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.recommenders.mf import MatrixFactorisation
+from baselines.common.recommenders.ncf import NeuMF
+from baselines.common.recommenders.simgcl import SimGCL
 from baselines.common.sampling import PairSampler
+from baselines.common.scorers import Scorer
 from baselines.common.training import Schedule, gradient_step, train
 from baselines.common.validation import RankingValidation
 from kpi_bench import Context, RecommendationTask
 from kpi_bench.errors import SubmissionError
 
-BACKBONES: Mapping[str, type[Recommender]] = {"cf": MatrixFactorisation, "lightgcn": LightGCN}
+BACKBONES: Mapping[str, type[Recommender]] = {
+    "cf": MatrixFactorisation,
+    "lightgcn": LightGCN,
+    "ncf": NeuMF,
+    "gccf": GCCF,
+    "simgcl": SimGCL,
+    "dccf": DCCF,
+    "lightgcl": LightGCL,
+}
 """Backbones by the name that a submission's ``backbone`` parameter gives."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedRecommender:
-    """Final factors on the CPU, float32 ``[U, dim]`` and ``[I, dim]``, and parameter counts of the model behind them."""
+    """A scorer on the CPU, and parameter counts of the model behind it."""
 
-    user_factors: Tensor
-    item_factors: Tensor
+    scorer: Scorer
     total_parameters: int
     trainable_parameters: int
     valid_score: float
@@ -69,17 +81,16 @@ def fit_recommender(
             torch.optim.Adam(groups, lr=config.lr, fused=True),
             before_update=plug.before_update if plug else lambda: None,
         ),
-        evaluate=lambda: validation.score(*model()),
+        evaluate=lambda: validation.score(model.scorer()),
         schedule=Schedule(config.epochs, config.eval_every, config.patience),
         ctx=ctx,
         metric=f"valid_{config.valid_metric}",
         description=f"{task.spec.name}: {backbone}",
     )
     with torch.no_grad():
-        users, items = (table.detach().float().cpu().clone() for table in model())
+        scorer = model.scorer().to("cpu")
     return FittedRecommender(
-        users,
-        items,
+        scorer,
         total_parameters=sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers()),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         valid_score=fit.best_score,

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from baselines.common.plugs import Plug
-from baselines.common.propagation import Propagation
+from baselines.common.propagation import Kernel, Propagation
 from baselines.common.recommenders.base import Recommender, RecommenderConfig
 from kpi_bench import Csr
 
 
-class LightGCN(Recommender):
-    """``layers`` rounds of propagation; with ``edge_keep`` < 1 a fresh subset of edges carries each training step."""
+class GraphRecommender(Recommender):
+    """A backbone that propagates over the train graph; with ``edge_keep`` < 1 a fresh subset of edges carries each training step."""
 
     def __init__(
         self,
@@ -28,10 +28,17 @@ class LightGCN(Recommender):
         self._edge_generator = torch.Generator(device=device)
         self._edge_generator.manual_seed(generator.initial_seed())
 
+    def _step_kernel(self) -> Kernel | None:
+        """The edges of one training step, or None: all of them."""
+        if not self.training or self.config.edge_keep >= 1:
+            return None
+        return self._propagation.dropped(self.config.edge_keep, self._edge_generator)
+
+
+class LightGCN(GraphRecommender):
+    """``layers`` rounds of propagation."""
+
     def factors(self, item_inputs: Tensor) -> tuple[Tensor, Tensor]:
-        kernel = None
-        if self.training and self.config.edge_keep < 1:
-            kernel = self._propagation.dropped(self.config.edge_keep, self._edge_generator)
         nodes = torch.cat([self.user_table, item_inputs])
-        final = self._propagation.mean(nodes, self.config.layers, kernel=kernel)
+        final = self._propagation.mean(nodes, self.config.layers, kernel=self._step_kernel())
         return final[: len(self.user_table)], final[len(self.user_table) :]

@@ -1,0 +1,180 @@
+"""MuDoK through the protocol on the tiny suite: what is saved, shared, counted and shipped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from baselines.mudok.sequences import Sequences
+from baselines.mudok.submission import MuDoK
+from kpi_bench import ClassificationQueries, ClassificationTask, Context, RecommendationTask, Suite
+from kpi_bench.errors import SubmissionError
+from kpi_bench.harness.config import read_config
+
+FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "mudok"
+QUICK = {
+    "rec_epochs": 2,
+    "rec_dim": 8,
+    "text_epochs": 2,
+    "text_hashed_dim": 64,
+    "mudok_epochs": 2,
+    "mudok_batch_size": 16,
+    "mudok_hidden": 16,
+    "mudok_ffn": 16,
+    "mudok_text_dim": 32,
+    "mudok_refresh": 1,
+}
+
+
+def params(config: str | None = None, **other: Any) -> dict[str, Any]:
+    return {**read_config(FOLDER).resolve_params("tiny", config, {}), **QUICK, **other}
+
+
+def context(suite: Suite, tmp_path: Path, seed: int = 1, notes: dict[str, Any] | None = None) -> Context:
+    def report(kind: str, **values: Any) -> None:
+        if kind == "note" and notes is not None:
+            notes[values["key"]] = values["value"]
+
+    graphs = {name: suite.graph(name) for name in suite.graph_names()}
+    return Context(seed, "cpu", tmp_path, graphs, report, tmp_path / "cache")
+
+
+def pretrained(suite: Suite, tmp_path: Path, config: str | None = None, **other: Any) -> MuDoK:
+    """Pre-trained by one instance, loaded by another."""
+    settings, folder = params(config, **other), tmp_path / f"state-{config}"
+    first = MuDoK(settings)
+    ctx = context(suite, tmp_path)
+    first.pretrain(dict(ctx.graphs), ctx)
+    folder.mkdir()
+    first.save_pretrained(folder)
+    second = MuDoK(settings)
+    second.load_pretrained(folder)
+    return second
+
+
+def games(suite: Suite) -> ClassificationTask:
+    task = suite.task("shop_games_qa")
+    assert isinstance(task, ClassificationTask)
+    return task
+
+
+def music(suite: Suite) -> RecommendationTask:
+    task = suite.task("shop_music")
+    assert isinstance(task, RecommendationTask)
+    return task
+
+
+@pytest.mark.parametrize("config", [None, "frozen", "joint", "code", "random-text", "random-codes", "masked"])
+def test_both_kinds_of_task_are_answered(config: str | None, tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = pretrained(tiny_suite, tmp_path, config)
+    ctx = context(tiny_suite, tmp_path)
+    task = games(tiny_suite)
+    submission.adapt(task, ctx)
+    assert task.test is not None
+    queries = ClassificationQueries(task.test.examples, task.test.entities, task.test.texts)
+    scores = submission.predict(task, queries, ctx)
+    assert isinstance(scores, np.ndarray)
+    assert np.allclose(scores.sum(1), 1)
+    submission.adapt(music(tiny_suite), ctx)
+    sizes = submission.parameters()
+    assert sizes["total"] > sizes["trainable"] > 0
+
+
+def test_a_joint_model_is_one_file_that_knows_all_relations(tiny_suite: Suite, tmp_path: Path) -> None:
+    pretrained(tiny_suite, tmp_path)
+    pretrained(tiny_suite, tmp_path, "joint")
+    single, joint = tmp_path / "state-None", tmp_path / "state-joint"
+    assert {path.name for path in single.iterdir()} == {
+        "shop.safetensors",
+        "library.safetensors",
+        "mudok.json",
+    }
+    (file,) = joint.glob("*.safetensors")
+    relations = [tiny_suite.graph(name).n_relations for name in tiny_suite.graph_names()]
+    assert load_file(file)["relation_embedding.weight"].shape[0] == 1 + sum(relations)
+
+
+def test_a_joint_model_encodes_a_kg_as_it_did_in_the_union(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = MuDoK(params("joint"))
+    ctx = context(tiny_suite, tmp_path)
+    submission.pretrain(dict(ctx.graphs), ctx)
+    submission.save_pretrained(tmp_path)
+    (model,) = submission._models.values()
+    names = list(ctx.graphs)
+    last = ctx.graphs[names[-1]]
+    shift = sum(ctx.graphs[name].n_entities for name in names[:-1])
+    slots = submission.mudok.slots
+    union = Sequences.joined([Sequences.of_graph(ctx.graphs[name], slots) for name in names])
+    ids = np.arange(last.n_entities)
+    submission.load_pretrained(tmp_path)
+    own, sequences = submission._encoder(last, ctx)
+    torch.testing.assert_close(own.vectors(sequences, ids), model.vectors(union, ids + shift))
+
+
+def test_only_items_that_training_sees_have_a_code(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = pretrained(tiny_suite, tmp_path)
+    ctx = context(tiny_suite, tmp_path)
+    plug = submission.item_plug(music(tiny_suite), ctx)
+    task = music(tiny_suite)
+    seen = np.unique(task.train.items)
+    assert len(plug.codes) == (task.item_entity[seen] >= 0).sum() < tiny_suite.graph("shop").n_entities
+    text = submission.text_plug(games(tiny_suite), ctx)
+    assert len(text.codes) == len(np.unique(games(tiny_suite).train.entities))
+
+
+def test_the_pretrained_encoder_is_not_changed_by_a_task(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = pretrained(tiny_suite, tmp_path)
+    before = load_file(tmp_path / "state-None" / "shop.safetensors")
+    ctx = context(tiny_suite, tmp_path)
+    submission.adapt(music(tiny_suite), ctx)
+    export = tmp_path / "export"
+    export.mkdir()
+    submission.adapt(games(tiny_suite), ctx)
+    submission.export(export)
+    shipped = load_file(export / "classifier.safetensors")
+    encoder = {name: t for name, t in shipped.items() if ".encoder.bert." in name}
+    assert encoder
+    for name, tensor in encoder.items():
+        assert torch.equal(tensor, before["encoder.bert." + name.split(".encoder.bert.")[1]])
+
+
+def test_the_same_seed_gives_the_same_scores(tiny_suite: Suite, tmp_path: Path) -> None:
+    answers = []
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        submission = pretrained(tiny_suite, tmp_path / place)
+        ctx = context(tiny_suite, tmp_path / place)
+        task = games(tiny_suite)
+        submission.adapt(task, ctx)
+        queries = ClassificationQueries(task.valid.examples, task.valid.entities, task.valid.texts)
+        answers.append(submission.predict(task, queries, ctx))
+    assert np.array_equal(*answers)
+
+
+def test_text_comes_from_the_cache_and_says_so(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = pretrained(tiny_suite, tmp_path)
+    notes: dict[str, Any] = {}
+    submission.text_plug(games(tiny_suite), context(tiny_suite, tmp_path, notes=notes))
+    assert notes["entity_text"] == "hashed"
+    assert notes["entity_text_cached"] is True
+    assert notes["entity_text_seconds"] >= 0
+
+
+def test_without_pretraining_the_error_says_what_is_missing(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = MuDoK(params())
+    with pytest.raises(SubmissionError, match="no encoder of KG 'shop'"):
+        submission.item_plug(music(tiny_suite), context(tiny_suite, tmp_path))
+    with pytest.raises(SubmissionError, match=r"mudok\.json does not say"):
+        submission.load_pretrained(tmp_path)
+
+
+def test_unknown_parameters_and_wrong_values_are_refused() -> None:
+    with pytest.raises(SubmissionError, match="mudok_layer"):
+        MuDoK(params(mudok_layer=3))
+    with pytest.raises(SubmissionError, match="mudok_variant"):
+        MuDoK(params(mudok_variant="authors"))
