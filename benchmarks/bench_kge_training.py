@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from benchmarks import kge_contenders as contenders
+from benchmarks import kge_steps as steps
 from benchmarks.workloads import training_workload
 
 pytestmark = pytest.mark.timeout(1800)
 SLOW = ("own-plain", "plain-autograd", "metasd-form", "metasd-step", "mulde-step")
 ROUNDS, SLOW_ROUNDS = 5, 3
+TRAININGS = {**contenders.TRAININGS, **steps.TRAININGS}
 
 
 def of_group(group):
-    return [name for name, training in contenders.TRAININGS.items() if training.group == group]
+    return [name for name, training in TRAININGS.items() if training.group == group]
 
 
 def note_epoch(benchmark, rows, epoch_rows):
@@ -29,9 +31,9 @@ def time_training(measure, benchmark):
     """Time a contender by name; returns its mean loss."""
 
     def run(name):
-        training = contenders.TRAININGS[name]
+        training = TRAININGS[name]
         loss = measure(
-            "kge_contenders",
+            "kge_contenders" if name in contenders.TRAININGS else "kge_steps",
             name,
             training.run,
             rounds=SLOW_ROUNDS if name in SLOW else ROUNDS,
@@ -75,8 +77,8 @@ def plain_losses():
     return {}
 
 
-@pytest.mark.benchmark(group=contenders.COMPLEX_GROUP)
-@pytest.mark.parametrize("name", of_group(contenders.COMPLEX_GROUP))
+@pytest.mark.benchmark(group=contenders.GROUP)
+@pytest.mark.parametrize("name", of_group(contenders.GROUP))
 def test_complex(time_training, one_batch, plain_losses, name):
     loss = time_training(name)
     if name == "bare-gemms":
@@ -109,7 +111,7 @@ replay = Replay()
 @pytest.mark.skipif(
     contenders.libkge_python() is None, reason="KPI_BENCH_LIBKGE names no Python that has LibKGE"
 )
-@pytest.mark.benchmark(group=contenders.COMPLEX_GROUP, timer=replay.read)
+@pytest.mark.benchmark(group=contenders.GROUP, timer=replay.read)
 def test_libkge(benchmark):
     run = contenders.libkge(SLOW_ROUNDS)
     replay.seconds = iter(run.seconds)
@@ -130,13 +132,13 @@ def test_libkge(benchmark):
     assert run.losses[-1] < run.losses[0] < 2 * math.log(training_workload().n_entities) + 1e-3
 
 
-@pytest.mark.benchmark(group=contenders.ROTH_GROUP)
-@pytest.mark.parametrize("name", of_group(contenders.ROTH_GROUP))
+@pytest.mark.benchmark(group=steps.ROTH_GROUP)
+@pytest.mark.parametrize("name", of_group(steps.ROTH_GROUP))
 def test_roth(time_training, name):
     loss = time_training(name)
     if name == "own-roth":
         assert 0 < loss < math.log(2) + 1e-3  # at the start all scores are about 0
-        model = contenders.fresh(contenders.ROTH)
+        model = contenders.fresh(steps.ROTH)
         heads, relations, tails = contenders.facts()[:16].unbind(1)
         own = torch.stack([tails, tails.flip(0)], dim=1)
         torch.testing.assert_close(
@@ -144,8 +146,8 @@ def test_roth(time_training, name):
         )
 
 
-@pytest.mark.benchmark(group=contenders.METASD_GROUP)
-@pytest.mark.parametrize("name", of_group(contenders.METASD_GROUP))
+@pytest.mark.benchmark(group=steps.METASD_GROUP)
+@pytest.mark.parametrize("name", of_group(steps.METASD_GROUP))
 def test_metasd(time_training, name):
     # Which gradients a step takes is for tests/: here it must have trained. The relations' cross-entropy weighs 4.
     relations = 2 * training_workload().n_relations
@@ -154,10 +156,10 @@ def test_metasd(time_training, name):
     assert 0 < time_training(name) < both * at_start + 1
 
 
-@pytest.mark.benchmark(group=contenders.MULDE_GROUP)
-@pytest.mark.parametrize("name", of_group(contenders.MULDE_GROUP))
+@pytest.mark.benchmark(group=steps.MULDE_GROUP)
+@pytest.mark.parametrize("name", of_group(steps.MULDE_GROUP))
 def test_mulde(time_training, name):
     value = time_training(name)
     assert math.isfinite(value)
     if name == "mulde-asking":
-        contenders.check_asking()
+        steps.check_asking()

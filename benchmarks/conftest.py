@@ -15,9 +15,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.report import Cost, report
 from benchmarks.workloads import peak_rss_mb
 
 Measure = Callable[..., float]
+_UNIT_COST = "_cpu_s"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -54,29 +56,44 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: object, outp
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """What an epoch of training costs, scaled from the batches that were timed, and the aims."""
+    """What an epoch or a step costs, scaled from what was timed, and the aims: for benchmarks that note ``<unit>_cpu_s``."""
     session = getattr(config, "_benchmarksession", None)
-    done = [b for b in getattr(session, "benchmarks", ()) if "epoch_cpu_s" in b.extra_info]
-    if not done:
-        return
-    # Here and not above: the ranking benchmarks run without the baselines.
-    from benchmarks.kge_contenders import report
-
-    epochs = {b.extra_info["contender"]: b.extra_info["epoch_cpu_s"] for b in done}
-    terminalreporter.section("KG embeddings: an epoch of training")
-    for line in report(epochs, {b.extra_info["contender"]: b.group for b in done}):
-        terminalreporter.write_line(line)
+    costs = [
+        Cost(b.extra_info["contender"], b.group, name.removesuffix(_UNIT_COST), value)
+        for b in getattr(session, "benchmarks", ())
+        for name, value in b.extra_info.items()
+        if name.endswith(_UNIT_COST)
+    ]
+    if costs:
+        terminalreporter.section("CPU seconds, ratios, aims")
+        for line in report(costs):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture
 def measure(benchmark: BenchmarkFixture) -> Measure:
-    """Run a contender once to warm up, then ``rounds`` times; note its peak memory from a fresh process."""
+    """Run a contender once to warm up (``warmup`` times), then ``rounds`` times; note the kernel's share of the
+    CPU seconds (most of it clears the pages of large temporaries) and the peak ``memory`` of a fresh process."""
 
     def run(
-        module: str, name: str, contender: Callable[[], float], *, rounds: int = 5, **sizes: object
+        module: str,
+        name: str,
+        contender: Callable[[], float],
+        *,
+        rounds: int = 5,
+        warmup: int = 1,
+        memory: bool = True,
+        **sizes: object,
     ) -> float:
-        value: float = benchmark.pedantic(contender, rounds=rounds, warmup_rounds=1, iterations=1)
-        benchmark.extra_info.update(sizes, contender=name, peak_rss_mb=peak_rss_mb(module, name))
+        before = os.times()
+        value: float = benchmark.pedantic(contender, rounds=rounds, warmup_rounds=warmup, iterations=1)
+        after = os.times()
+        user, system = after.user - before.user, after.system - before.system
+        benchmark.extra_info.update(
+            sizes, contender=name, system_share=round(system / max(user + system, 1e-9), 3)
+        )
+        if memory:
+            benchmark.extra_info["peak_rss_mb"] = peak_rss_mb(module, name)
         return value
 
     return run

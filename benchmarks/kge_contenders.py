@@ -1,9 +1,10 @@
-"""Ways to train KG embeddings on the same facts from the same initial tables; each contender trains some batches.
+"""Ways to train ComplEx on the same facts from the same initial tables; each contender trains some batches.
 
-A contender starts from fresh tables, trains some batches and returns the mean of their losses; :data:`TRAININGS` says how many rows that
-is and how many an epoch has. ``plain-autograd`` and ``metasd-form`` are restatements in our own words: of what one writes
-first in torch, and of MetaSD's loop for the source model alone, as our specification describes it. LibKGE is the package, in a process
-and an environment of its own (:func:`libkge`). ComplEx: 200 reals an entity, softmax over all entities, Adagrad, no regulariser.
+A contender starts from fresh tables, trains some batches and returns the mean of their losses; :data:`TRAININGS` says how many rows
+that is and how many an epoch has. What comes before the first rule serves :mod:`benchmarks.kge_steps` too. ``plain-autograd`` and
+``metasd-form`` are restatements in our own words: of what one writes first in torch, and of MetaSD's loop for the source model alone, as
+our specification describes it. LibKGE is the package, in a process and an environment of its own (:func:`libkge`). 200 reals an entity,
+softmax over all entities, Adagrad, no regulariser.
 """
 
 from __future__ import annotations
@@ -25,18 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from baselines.common.allocator import keep_freed_memory
-from baselines.common.distill.teachers import freeze
 from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.train import KgeConfig, create, loss_of, optimizer_of
 from baselines.common.training import gradient_step
-from baselines.metasd.config import MetasdConfig
-from baselines.metasd.quiz import split_quiz
-from baselines.metasd.step import MetasdStep
-from baselines.mulde.asking import ask
-from baselines.mulde.config import MuldeConfig
-from baselines.mulde.senior import Senior
-from baselines.mulde.train import Distillation
 from benchmarks.workloads import training_workload
 
 Loss = Callable[[Tensor], Tensor]
@@ -52,13 +45,7 @@ COMPLEX = KgeConfig(
     init_std=1e-3,
 )
 GROUPED = replace(COMPLEX, grouped=True)
-ROTH = KgeConfig(
-    model="roth", dim=32, batch_size=500, loss="binary", negatives=50, optimizer="adam", lr=5e-4, reg=0.0, bias=True, init_std=1e-3
-)  # fmt: skip
-METASD_KGE = replace(COMPLEX, reg=0.05, regularizer="dura", relation_weight=4.0)
-METASD = MetasdConfig()
-MULDE = MuldeConfig(top_k=100)
-TEACHER_DIM = 64
+GROUP = "ComplEx epoch"
 LIBKGE_BATCH = 1000
 """Triples: each is two rows, of which LibKGE makes two passes of 1,000 rows and one step."""
 LIBKGE_BATCHES = 4
@@ -118,12 +105,27 @@ def train_batches(step: Callable[[Tensor], Tensor], some: Iterable[Tensor], n: i
     return float(torch.stack(losses).mean())
 
 
-# --- ComplEx, softmax over all entities ---------------------------------------------------------------------------------------------
-
-
 def own_loss(config: KgeConfig, model: KgeModel) -> Loss:
     """What kpi-bench trains with."""
     return loss_of(model, config, torch.Generator().manual_seed(1))
+
+
+def own(config: KgeConfig, n: int) -> float:
+    """kpi-bench: its batches, loss, optimizer and step."""
+    model = fresh(config)
+    sampler = torch.Generator().manual_seed(1)
+    some = grouped_facts().batches(config.batch_size, sampler) if config.grouped else some_batches(config)
+    return train_batches(
+        gradient_step(own_loss(config, model), optimizer_of(model.parameters(), config)), some, n
+    )
+
+
+def some_batches(config: KgeConfig) -> Iterator[Tensor]:
+    """Shuffled facts, the same for all who ask with this batch size."""
+    return batches(facts(), config.batch_size, torch.Generator().manual_seed(1))
+
+
+# --- ComplEx, softmax over all entities ---------------------------------------------------------------------------------------------
 
 
 def plain_autograd_loss(model: KgeModel) -> Loss:
@@ -155,25 +157,11 @@ def metasd_form_loss(model: KgeModel) -> Loss:
     return loss
 
 
-def own(config: KgeConfig, n: int) -> float:
-    """kpi-bench: its batches, loss, optimizer and step."""
-    model = fresh(config)
-    sampler = torch.Generator().manual_seed(1)
-    some = grouped_facts().batches(config.batch_size, sampler) if config.grouped else _batches(config)
-    return train_batches(
-        gradient_step(own_loss(config, model), optimizer_of(model.parameters(), config)), some, n
-    )
-
-
 def restated(loss: Callable[[KgeModel], Loss], n: int) -> float:
     """The same batches as ours, with torch's Adagrad as it comes."""
     model = fresh(COMPLEX)
     optimizer = torch.optim.Adagrad(model.parameters(), lr=COMPLEX.lr)
-    return train_batches(gradient_step(loss(model), optimizer), _batches(COMPLEX), n)
-
-
-def _batches(config: KgeConfig) -> Iterator[Tensor]:
-    return batches(facts(), config.batch_size, torch.Generator().manual_seed(1))
+    return train_batches(gradient_step(loss(model), optimizer), some_batches(COMPLEX), n)
 
 
 @cache
@@ -269,148 +257,13 @@ def loss_of_libkge_tables(run: LibkgeRun) -> float:
     return 2 * float(loss)
 
 
-# --- RotH, own negatives of each query ----------------------------------------------------------------------------------------------
-
-
-def roth(n: int) -> float:
-    """RotH with 32 coordinates, 50 negatives a query, yes-or-no loss, Adam."""
-    return own(ROTH, n)
-
-
-def lookup_floor(n: int) -> float:
-    """What no model of this size escapes: its rows looked up, one inner product a candidate, their gradient, Adam over the tables."""
-    model = fresh(ROTH)
-    generator = torch.Generator().manual_seed(1)
-
-    def loss(batch: Tensor) -> Tensor:
-        drawn = torch.randint(model.n_entities, (len(batch), ROTH.negatives), generator=generator)
-        candidates = model.entities[torch.cat([batch[:, 2:], drawn], dim=1)]
-        queries = model.entities[batch[:, 0]] + model.relations[batch[:, 1], : model.dim]
-        return torch.bmm(candidates, queries[:, :, None]).mean()
-
-    optimizer = optimizer_of([model.entities, model.relations], ROTH)
-    return train_batches(gradient_step(loss, optimizer), _batches(ROTH), n)
-
-
-# --- MetaSD: source step, virtual student with one quiz batch, mutual step ----------------------------------------------------------
-
-
-@cache
-def _quiz() -> tuple[Tensor, Tensor]:
-    w = training_workload()
-    return split_quiz(w.triples, w.n_relations, METASD.quiz, METASD.quiz_share, 2)
-
-
-def metasd_step(n: int) -> float:
-    """All updates of a batch; the mask is drawn once, as it is in an epoch."""
-    model, (train, quiz) = fresh(METASD_KGE), _quiz()
-    sampler = torch.Generator().manual_seed(1)
-    step = MetasdStep(model, METASD, METASD_KGE, sampler, quiz=quiz)
-    step.renew_mask()
-    return train_batches(step, batches(train, METASD_KGE.batch_size, sampler), n)
-
-
-# --- MulDE: a 32-d Junior asks four 64-d teachers about the 100 entities it scores highest ------------------------------------------
-
-
-@cache
-def mulde_teachers() -> tuple[KgeModel, ...]:
-    """Teachers of the right sizes; that they know nothing costs the same."""
-    return tuple(freeze(fresh(replace(ROTH, model=name, dim=TEACHER_DIM))) for name in MULDE.teacher_models)
-
-
-def mulde_step(n: int) -> float:
-    """Hard loss, asking, answers, Senior, soft loss, one Adam for Junior and Senior."""
-    junior, senior = fresh(ROTH), Senior(training_workload().n_relations, MULDE)
-    hard = own_loss(ROTH, junior)
-    distillation = Distillation(junior, senior, list(mulde_teachers()), MULDE, 2)
-    distillation.epoch = 0
-
-    def loss(batch: Tensor) -> Tensor:
-        return MULDE.hard_weight * hard(batch) + distillation.loss(batch)
-
-    optimizer = optimizer_of([*junior.parameters(), *senior.parameters()], ROTH)
-    return train_batches(gradient_step(loss, optimizer), _batches(ROTH), n)
-
-
-def mulde_asking(n: int) -> float:
-    """Of a step only the top-K over all entities."""
-    junior, generator = fresh(ROTH), torch.Generator().manual_seed(2)
-
-    def step(batch: Tensor) -> Tensor:
-        return ask(junior, *batch.unbind(1), MULDE, generator).float().mean()
-
-    return train_batches(step, _batches(ROTH), n)
-
-
-def check_asking() -> None:
-    """What the Junior asks about are the candidates that it scores highest."""
-    junior, generator = fresh(ROTH), torch.Generator().manual_seed(2)
-    heads, relations, tails = facts()[:16].unbind(1)
-    with torch.no_grad():
-        scores = junior(heads, relations)
-        asked = ask(junior, heads, relations, tails, MULDE, generator)
-        found = scores.gather(1, asked).sort(dim=1, descending=True).values
-        torch.testing.assert_close(found, scores.topk(MULDE.top_k, dim=1).values, rtol=1e-4, atol=1e-6)
-
-
 # --- All of them --------------------------------------------------------------------------------------------------------------------
 
-COMPLEX_GROUP, ROTH_GROUP, METASD_GROUP, MULDE_GROUP = (
-    f"{name} epoch" for name in ("ComplEx", "RotH", "MetaSD", "MulDE")
-)
 TRAININGS: dict[str, Training] = {
-    "bare-gemms": Training(bare_gemms, COMPLEX_GROUP, 8, 1000, distinct=True),
-    "own-grouped": Training(partial(own, GROUPED), COMPLEX_GROUP, 8, 1000, distinct=True),
-    "own-plain": Training(partial(own, COMPLEX), COMPLEX_GROUP, 8, 1000),
-    "plain-autograd": Training(partial(restated, plain_autograd_loss), COMPLEX_GROUP, 8, 1000),
-    "metasd-form": Training(partial(restated, metasd_form_loss), COMPLEX_GROUP, 8, 1000),
-    "lookup-floor": Training(lookup_floor, ROTH_GROUP, 50, 500),
-    "own-roth": Training(partial(own, ROTH), ROTH_GROUP, 50, 500),
-    "metasd-source-alone": Training(partial(own, METASD_KGE), METASD_GROUP, 4, 1000),
-    "metasd-step": Training(metasd_step, METASD_GROUP, 4, 1000),
-    "mulde-junior-alone": Training(partial(own, ROTH), MULDE_GROUP, 20, 500),
-    "mulde-asking": Training(mulde_asking, MULDE_GROUP, 20, 500),
-    "mulde-step": Training(mulde_step, MULDE_GROUP, 20, 500),
+    "bare-gemms": Training(bare_gemms, GROUP, 8, 1000, distinct=True),
+    "own-grouped": Training(partial(own, GROUPED), GROUP, 8, 1000, distinct=True),
+    "own-plain": Training(partial(own, COMPLEX), GROUP, 8, 1000),
+    "plain-autograd": Training(partial(restated, plain_autograd_loss), GROUP, 8, 1000),
+    "metasd-form": Training(partial(restated, metasd_form_loss), GROUP, 8, 1000),
 }
 CONTENDERS: dict[str, Callable[[], float]] = {name: training.run for name, training in TRAININGS.items()}
-
-
-@dataclass(frozen=True)
-class Aim:
-    """``slow`` should need at least (``at_least``) or about (not ``at_least``) ``times`` the CPU seconds of ``fast`` an epoch."""
-
-    slow: str
-    fast: str
-    times: float
-    at_least: bool = True
-
-
-AIMS = (
-    Aim("libkge", "own-grouped", 8.0),
-    Aim("metasd-form", "own-grouped", 8.0),
-    Aim("libkge", "own-plain", 2.5),
-    Aim("metasd-form", "own-plain", 2.5),
-    Aim("metasd-step", "metasd-source-alone", 7.0, at_least=False),
-)
-
-
-def report(epochs: dict[str, float], groups: dict[str, str]) -> list[str]:
-    """Lines that compare what was measured: CPU seconds an epoch by contender, and the group of each."""
-    first: dict[str, float] = {}
-    lines = []
-    for name, seconds in epochs.items():
-        base = first.setdefault(groups[name], seconds)
-        lines.append(
-            f"{groups[name]:16s} {name:20s} {seconds:10.1f} CPU-s an epoch, {seconds / base:8.2f} to the first of its group"
-        )
-    for aim in AIMS:
-        if aim.slow in epochs and aim.fast in epochs:
-            ratio = epochs[aim.slow] / epochs[aim.fast]
-            wanted = f"aim at least {aim.times:g}" if aim.at_least else f"aim about {aim.times:g}"
-            met = "" if not aim.at_least else ": reached" if ratio >= aim.times else ": NOT reached"
-            lines.append(f"{aim.slow} needs {ratio:.2f} times {aim.fast} ({wanted}{met})")
-    if "mulde-step" in epochs and "mulde-asking" in epochs:
-        share = epochs["mulde-asking"] / epochs["mulde-step"]
-        lines.append(f"the top-K over all entities is {share:.0%} of a MulDE step")
-    return lines

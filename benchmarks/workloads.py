@@ -68,6 +68,20 @@ class RecommendationWorkload:
     order: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class ItemWorkload:
+    """80,000 items with 1 to 7 attributes among 20,000 values, 34 % of 8 slots empty: 100,000 entities with ``text`` float32 ``[E, 768]``.
+
+    Row e of the sparse rows ``starts`` int64 ``[E + 1]`` holds ``values`` (entities) and ``relations`` of its attributes, int32 ``[n]``.
+    """
+
+    text: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    values: NDArray[np.int32]
+    relations: NDArray[np.int32]
+    n_relations: int
+
+
 def fb15k237_archive() -> Path | None:
     """The raw archive, from the folder in KPI_BENCH_DATA or from ../shared/data; None where there is none."""
     folder = Path(os.environ.get("KPI_BENCH_DATA", ROOT.parent / "shared" / "data"))
@@ -162,6 +176,43 @@ def recommendation_workload() -> RecommendationWorkload:
 
     order = tie_order(n_items, "benchmark")
     return RecommendationWorkload(users, items, matrix(shuffled[:, :30]), matrix(shuffled[:, 30:]), order)
+
+
+@cache
+def item_workload(skewed: bool = True) -> ItemWorkload:
+    """Draw texts and attributes; ``skewed``: the v-th most frequent value by 1/v, else all values alike."""
+    n_items, n_values, n_relations, n_attributes = 80_000, 20_000, 12, 7
+    rng = np.random.default_rng(0)
+    # Uniform over 1..7 leaves 37.5 % of the slots empty; a tenth more full rows leave 34 %.
+    counts = rng.integers(1, n_attributes + 1, n_items)
+    counts[rng.random(n_items) < 0.093] = n_attributes
+    starts = np.concatenate([[0], np.cumsum(counts), np.full(n_values, counts.sum())])
+    drawn = _power_law(rng, n_values, 1.0 if skewed else 0.0, int(counts.sum()))
+    return ItemWorkload(
+        text=rng.standard_normal((n_items + n_values, 768), dtype=np.float32),
+        starts=starts,
+        values=(n_items + drawn).astype(np.int32),
+        relations=(drawn % n_relations).astype(np.int32),
+        n_relations=n_relations,
+    )
+
+
+@cache
+def interaction_workload() -> Csr:
+    """500,000 interactions of 40,000 users with 20,000 items, popularity by power laws: a graph of 60,000 nodes and 1M edges."""
+    n_users, n_items, n = 40_000, 20_000, 500_000
+    rng = np.random.default_rng(0)
+    users = _power_law(rng, n_users, 0.5, 2 * n)  # twice as many as wanted: repeats are thrown away
+    items = _power_law(rng, n_items, 0.75, 2 * n)
+    chosen = rng.permutation(np.unique(users * n_items + items))[:n]
+    return Csr.from_pairs(*np.divmod(chosen, n_items), (n_users, n_items))
+
+
+def _power_law(rng: np.random.Generator, n_values: int, exponent: float, n: int) -> NDArray[np.int64]:
+    """``n`` of ``n_values`` ids; which ids are the frequent ones is random."""
+    share = np.cumsum(1 / np.arange(1, n_values + 1) ** exponent)
+    drawn: NDArray[np.int64] = rng.permutation(n_values)[np.searchsorted(share, rng.random(n) * share[-1])]
+    return drawn
 
 
 def peak_rss_mb(module: str, contender: str) -> float:
