@@ -37,6 +37,7 @@ class MudokConfig:
     text_max_length: int = 64
     text_pooling: str = "mean"
     text_dim: int = 768
+    item_keys: bool = True
     slots: int = 8
     hidden: int = 256
     layers: int = 2

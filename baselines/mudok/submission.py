@@ -143,7 +143,7 @@ class MuDoK(TaskSubmission):
             pooling=config.text_pooling,
             hashed_dim=config.text_dim,
         )
-        texts = [text for kg in kgs for text in kg.entity_text()]
+        texts = [text for kg in kgs for text in _texts(kg, item_keys=config.item_keys)]
         features = text_features(
             texts,
             encoder,
@@ -155,6 +155,22 @@ class MuDoK(TaskSubmission):
         ctx.note("entity_text_seconds", features.seconds)
         ctx.note("entity_text_cached", features.cached)
         return features.vectors
+
+
+def _texts(kg: KnowledgeGraph, *, item_keys: bool) -> list[str]:
+    """Text of each entity. Without ``item_keys`` an item (a head that is no tail) that has neither name nor text is called by its kind
+    alone: its key would set it apart from all others and say nothing about it."""
+    texts = kg.entity_text()
+    if item_keys:
+        return texts
+    nameless = (kg.entities.column(column).is_null().to_numpy() for column in ("name", "text"))
+    bare = np.logical_and(*nameless)
+    bare[kg.tails] = False
+    bare[np.setdiff1d(np.arange(kg.n_entities), kg.heads)] = False
+    domains, kinds = (kg.entities.column(column).to_pylist() for column in ("domain", "kind"))
+    for entity in np.flatnonzero(bare).tolist():
+        texts[entity] = f"{domains[entity]} {kinds[entity]}"
+    return texts
 
 
 def _noise(kg: KnowledgeGraph, dim: int, seed: int) -> Tensor:

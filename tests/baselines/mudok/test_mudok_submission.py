@@ -69,7 +69,9 @@ def music(suite: Suite) -> RecommendationTask:
     return task
 
 
-@pytest.mark.parametrize("config", [None, "frozen", "joint", "code", "random-text", "random-codes", "masked"])
+@pytest.mark.parametrize(
+    "config", [None, "frozen", "joint", "code", "random-text", "random-codes", "item-keys"]
+)
 def test_both_kinds_of_task_are_answered(config: str | None, tiny_suite: Suite, tmp_path: Path) -> None:
     submission = pretrained(tiny_suite, tmp_path, config)
     ctx = context(tiny_suite, tmp_path)
