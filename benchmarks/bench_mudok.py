@@ -17,6 +17,7 @@ ROUNDS = {
     "authors-form": 1,
     "prompts-refresh-24": 2,
     "prompts-refresh-120": 1,
+    "prompts-128-refresh-120": 1,
     "prompts-refresh-1": 1,
     "refresh": 2,
 }

@@ -1,6 +1,6 @@
 """LightGCN trained with and without MuDoK's prompts on the same interactions: 40,000 users, 20,000 items, 24 steps an epoch.
 
-``no-prompts`` is the backbone alone. ``prompts-refresh-N`` passes gradients through the encoder and computes the items' vectors anew
+``no-prompts`` is the backbone alone. ``prompts-refresh-N`` (``prompts-128-``: of width 128) passes gradients through the encoder and computes the items' vectors anew
 every N steps; N = 1 is our code at the pace of the published one, which passes through the encoder in every step. Each contender goes
 on with a training whose vectors are there and leaves them there, so that each of its refreshes is in its time; it returns the mean loss.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import count
 
 import numpy as np
@@ -22,11 +22,14 @@ from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.sampling import PairBatch, PairSampler
 from baselines.common.training import gradient_step
+from baselines.mudok.config import MudokConfig
 from baselines.mudok.prompt import PromptPlug
 from benchmarks.mudok_contenders import PAPER, model, sequences
 from benchmarks.workloads import interaction_workload
 
 CPU = torch.device("cpu")
+SMALL = replace(PAPER, hidden=128, ffn=256)
+"""The width of submissions/mudok's ``small`` settings."""
 LIGHTGCN = RecommenderConfig(dim=64, layers=2, steps_per_epoch=24)
 
 
@@ -46,25 +49,25 @@ class Tuning:
         return float(torch.stack(losses).mean())
 
 
-def prompts(refresh: int) -> PromptPlug:
+def prompts(config: MudokConfig) -> PromptPlug:
     """The plug of a random encoder, a code for each item. What an encoder has learned does not change what it costs."""
     n_items = interaction_workload().n_columns
     return PromptPlug(
-        model(PAPER).requires_grad_(False),
+        model(config).requires_grad_(False),
         sequences(),
         np.arange(n_items),
         np.ones(n_items, dtype=bool),
-        replace(PAPER, refresh=refresh),
+        config,
         generator=torch.Generator().manual_seed(0),
         device=CPU,
     )
 
 
 @cache
-def tuning(refresh: int | None) -> Tuning:
+def tuning(config: MudokConfig | None) -> Tuning:
     """LightGCN with prompts, or without (None); all that training needs is made, and the first vectors are computed."""
     keep_freed_memory()
-    train, plug = interaction_workload(), None if refresh is None else prompts(refresh)
+    train, plug = interaction_workload(), None if config is None else prompts(config)
     recommender = LightGCN(
         train, LIGHTGCN, plug=plug, generator=torch.Generator().manual_seed(0), device=CPU
     ).train()
@@ -89,7 +92,7 @@ def tuning(refresh: int | None) -> Tuning:
 def refreshing() -> Callable[[], float]:
     """Only what a refresh adds to a step: gradients of codes and projection, their update, new vectors."""
     keep_freed_memory()
-    plug = prompts(1).train()
+    plug = prompts(replace(PAPER, refresh=1)).train()
     optimizer = torch.optim.Adam(plug.parameter_groups(), fused=True)
     plug()
 
@@ -103,20 +106,33 @@ def refreshing() -> Callable[[], float]:
     return refresh
 
 
-STEPS = {"no-prompts": 24, "prompts-refresh-24": 24, "prompts-refresh-120": 120, "prompts-refresh-1": 2}
+STEPS = {
+    "no-prompts": 24,
+    "prompts-refresh-24": 24,
+    "prompts-refresh-120": 120,
+    "prompts-128-refresh-120": 120,
+    "prompts-refresh-1": 2,
+}
 """Steps of a call; 24 are an epoch."""
-_REFRESH = {"no-prompts": None, "prompts-refresh-24": 24, "prompts-refresh-120": 120, "prompts-refresh-1": 1}
+_CONFIGS = {
+    "no-prompts": None,
+    "prompts-refresh-24": replace(PAPER, refresh=24),
+    "prompts-refresh-120": replace(PAPER, refresh=120),
+    "prompts-128-refresh-120": replace(SMALL, refresh=120),
+    "prompts-refresh-1": replace(PAPER, refresh=1),
+}
 
 
 def prepare(name: str) -> None:
     """Make what a contender starts from, which is not to be timed."""
-    refreshing() if name == "refresh" else tuning(_REFRESH[name])
+    refreshing() if name == "refresh" else tuning(_CONFIGS[name])
+
+
+def _run(name: str) -> float:
+    return tuning(_CONFIGS[name]).run(STEPS[name])
 
 
 CONTENDERS: dict[str, Callable[[], float]] = {
-    "no-prompts": lambda: tuning(None).run(STEPS["no-prompts"]),
-    "prompts-refresh-24": lambda: tuning(24).run(STEPS["prompts-refresh-24"]),
-    "prompts-refresh-120": lambda: tuning(120).run(STEPS["prompts-refresh-120"]),
-    "prompts-refresh-1": lambda: tuning(1).run(STEPS["prompts-refresh-1"]),
+    **{name: partial(_run, name) for name in STEPS},
     "refresh": lambda: refreshing()(),
 }

@@ -143,7 +143,7 @@ class MuDoK(TaskSubmission):
             pooling=config.text_pooling,
             hashed_dim=config.text_dim,
         )
-        texts = [text for kg in kgs for text in _texts(kg, item_keys=config.item_keys)]
+        texts = [text for kg in kgs for text in entity_texts(kg, item_keys=config.item_keys)]
         features = text_features(
             texts,
             encoder,
@@ -157,7 +157,7 @@ class MuDoK(TaskSubmission):
         return features.vectors
 
 
-def _texts(kg: KnowledgeGraph, *, item_keys: bool) -> list[str]:
+def entity_texts(kg: KnowledgeGraph, *, item_keys: bool) -> list[str]:
     """Text of each entity. Without ``item_keys`` an item (a head that is no tail) that has neither name nor text is called by its kind
     alone: its key would set it apart from all others and say nothing about it."""
     texts = kg.entity_text()

@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from baselines.mudok.sequences import Sequences
-from baselines.mudok.submission import MuDoK
-from kpi_bench import ClassificationQueries, ClassificationTask, Context, RecommendationTask, Suite
+from baselines.mudok.submission import MuDoK, entity_texts
+from kpi_bench import (
+    ClassificationQueries,
+    ClassificationTask,
+    Context,
+    KnowledgeGraph,
+    RecommendationTask,
+    Suite,
+)
 from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.config import read_config
 
@@ -180,3 +188,33 @@ def test_unknown_parameters_and_wrong_values_are_refused() -> None:
         MuDoK(params(mudok_layer=3))
     with pytest.raises(SubmissionError, match="mudok_variant"):
         MuDoK(params(mudok_variant="authors"))
+
+
+def test_only_nameless_items_lose_their_key() -> None:
+    rows = [
+        ("i:0", None, None, "item"),  # no name: the key goes
+        ("i:1", "Harp", None, "item"),
+        ("i:2", None, None, "item"),  # a head that is a tail too
+        ("b:0", None, None, "brand"),  # a tail alone
+        ("x:0", None, None, "item"),  # in no triple: nothing else is known about it
+    ]
+    entities = pa.table(
+        {
+            "entity": range(len(rows)),
+            "key": [row[0] for row in rows],
+            "name": pa.array([row[1] for row in rows], pa.string()),
+            "text": pa.array([row[2] for row in rows], pa.string()),
+            "domain": ["music"] * len(rows),
+            "kind": [row[3] for row in rows],
+        }
+    )
+    ids = np.array([[0, 0, 3], [1, 0, 2], [2, 0, 3]]).T
+    kg = KnowledgeGraph("kg", *ids, entities, pa.table({"relation": [0], "key": ["r"], "name": ["r"]}))
+    assert entity_texts(kg, item_keys=False) == [
+        "music item",
+        "Harp",
+        "music item i:2",
+        "music brand b:0",
+        "music item x:0",
+    ]
+    assert entity_texts(kg, item_keys=True) == kg.entity_text()
