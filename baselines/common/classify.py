@@ -105,6 +105,8 @@ def fit_classifier(
     entities, labels = _on(device, task.train.entities, task.train.labels)
     (valid_entities,) = _on(device, task.valid.entities)
     trainable = [p for p in model.parameters() if p.requires_grad]
+    # What a plug gathers over several steps would shrink the others' update in the step that hands it over.
+    gathered = {id(p) for group in (plug.parameter_groups() if plug else []) for p in group["params"]}
     with nullcontext() if config.tune_encoder else one_thread(device):
         fit = train(
             model,
@@ -114,7 +116,7 @@ def fit_classifier(
                     model.logits(train_inputs, entities, rows), labels[rows]
                 ),
                 _optimizer(model, config, plug),
-                clip=model.parameters(),
+                clip=[p for p in trainable if id(p) not in gathered],
                 clip_norm=1.0 if config.tune_encoder else 0.0,
                 before_update=plug.before_update if plug else lambda: None,
             ),
@@ -126,12 +128,14 @@ def fit_classifier(
             metric=f"valid_{task.spec.main_metric}",
             description=f"{task.spec.name}: text head",
         )
-    head_size = sum(t.numel() for t in [*head.parameters(), *head.buffers()])
+    total = encoder.n_parameters + sum(t.numel() for t in [*head.parameters(), *head.buffers()])
+    if head.projection is not None:
+        head.projection.plug = head.projection.plug.settled()
     return FittedClassifier(
         model,
         device,
         config.batch_size,
-        total_parameters=head_size + encoder.n_parameters,
+        total_parameters=total,
         trainable_parameters=sum(p.numel() for p in trainable),
         valid_score=fit.best_score,
     )

@@ -31,6 +31,10 @@ class Plug(nn.Module):
         """Called between the backward pass and the optimizer's step: a plug that keeps vectors over several steps hands the gradient
         that they have gathered to its parameters here."""
 
+    def settled(self) -> Plug:
+        """What gives the same vectors once training is over, and is shipped: no more than serving needs."""
+        return self
+
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Its trainable parameters as groups of an optimizer."""
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -54,20 +58,18 @@ def standardisation(vectors: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (rows - mean).square().mean().sqrt().clamp_min(1e-12)
 
 
-class FrozenVectors(Plug):
-    """A fixed table, float32 ``[n, dim]``, centred and scaled to a root mean square of one so that methods differ by geometry
-    and not by scale. Rows where ``known`` is False (items that the KG lacks) are zero: the plug says nothing about them."""
+class VectorTable(Plug):
+    """Vectors as they are, float32 ``[n, dim]``. Rows where ``known`` (bool ``[n]``; None: everywhere) is False are zero: the plug says
+    nothing about them."""
 
     vectors: Tensor
     mask: Tensor
 
-    def __init__(self, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, vectors: Tensor, known: Tensor | None = None) -> None:
         super().__init__()
-        table = torch.tensor(vectors, dtype=torch.float32)
-        mask = torch.ones(len(table), dtype=torch.bool) if known is None else torch.tensor(known)
-        mean, scale = standardisation(table, mask)
-        self.dim = table.shape[1]
-        self.register_buffer("vectors", torch.where(mask[:, None], (table - mean) / scale, 0.0))
+        mask = torch.ones(len(vectors), dtype=torch.bool) if known is None else known
+        self.dim = vectors.shape[1]
+        self.register_buffer("vectors", torch.where(mask[:, None], vectors, 0.0))
         self.register_buffer("mask", mask[:, None].float())
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
@@ -75,6 +77,17 @@ class FrozenVectors(Plug):
 
     def known(self, rows: Tensor | None = None) -> Tensor:
         return self.mask if rows is None else self.mask[rows]
+
+
+class FrozenVectors(VectorTable):
+    """A fixed table, float32 ``[n, dim]``, centred and scaled to a root mean square of one so that methods differ by geometry
+    and not by scale."""
+
+    def __init__(self, vectors: NDArray[np.float32], known: NDArray[np.bool_] | None = None) -> None:
+        table = torch.tensor(vectors, dtype=torch.float32)
+        mask = torch.ones(len(table), dtype=torch.bool) if known is None else torch.tensor(known)
+        mean, scale = standardisation(table, mask)
+        super().__init__((table - mean) / scale, mask)
 
 
 class Projection(nn.Module):

@@ -24,7 +24,7 @@ class MudokConfig:
     Model: an item and its first ``slots`` - 1 attributes through ``layers`` BERT layers of width ``hidden``.
 
     Pre-training: ``epochs`` 0 leaves the encoder random. ``knowledge_weight`` is the paper's mu, ``temperature`` its tau.
-    ``mask_false_negatives`` takes a tail that item i also has out of i's negatives, and items that the encoder cannot tell apart
+    ``mask_false_negatives`` takes a tail that is among item i's slots out of i's negatives, and items that the encoder cannot tell apart
     out of each other's. ``compile``: torch.compile of the encoder.
 
     Tuning: ``prompt`` off serves frozen vectors alone. A code has ``code_dim`` numbers, drawn from N(0, ``code_std``), and learns at
@@ -81,8 +81,8 @@ class MudokConfig:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 2")
         if self.hidden % self.heads:
             raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise SubmissionError(f"dropout = {self.dropout}; it must be at least 0 and below 1")
+        if not 0 <= self.dropout <= 0.9:
+            raise SubmissionError(f"dropout = {self.dropout}; it must be between 0 and 0.9")
         for name in ("lr", "temperature", "prompt_lr"):
             if not getattr(self, name) > 0:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")

@@ -67,6 +67,11 @@ class PackedBert(nn.Module):
         pooled: Tensor = self.bert.pooler(first[:, None])
         return pooled
 
+    def first_pooled(self, x: Tensor, groups: Sequence[Run]) -> Tensor:
+        """Pooled vectors of sequences of which one slot is read, float32 ``[b, hidden]``; bfloat16 inside on a GPU."""
+        with torch.autocast("cuda", torch.bfloat16, enabled=x.device.type == "cuda"):
+            return self.pool(self(x, groups)).float()
+
     def _layer(self, layer: Any, x: Tensor, groups: Sequence[Run]) -> Tensor:
         attention, p = layer.attention, self.dropout if self.training else 0.0
         dense, norm = attention.output.dense, attention.output.LayerNorm

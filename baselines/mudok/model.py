@@ -81,8 +81,8 @@ class MudokModel(nn.Module):
         for start in range(0, len(entities), batch):
             packed = sequences.pack(entities[start : start + batch])
             runs = [(length, count, 1) for length, count in packed.groups]
-            first = self.encoder(self.packed_inputs(packed), runs)
-            z[start + torch.from_numpy(packed.order)] = self.encoder.pool(first).float().cpu()
+            vectors = self.encoder.first_pooled(self.packed_inputs(packed), runs)
+            z[start + torch.from_numpy(packed.order)] = vectors.cpu()
         self.train(training)
         return z
 

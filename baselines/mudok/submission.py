@@ -89,18 +89,11 @@ class MuDoK(TaskSubmission):
 
     def text_plug(self, task: ClassificationTask, ctx: Context) -> PromptPlug:
         """As :meth:`item_plug`: entities that only valid or test ask about have no code."""
-        entities = np.union1d(task.train.entities, task.valid.entities)
-        place = np.full(ctx.graphs[task.spec.kg].n_entities, -1, dtype=np.int64)
-        place[entities] = np.arange(len(entities))
-        return self._plug(task.spec.kg, entities, np.isin(entities, task.train.entities), ctx, place)
+        entities = np.arange(ctx.graphs[task.spec.kg].n_entities)
+        return self._plug(task.spec.kg, entities, np.isin(entities, task.train.entities), ctx)
 
     def _plug(
-        self,
-        kg: str,
-        entities: NDArray[np.int64],
-        coded: NDArray[np.bool_],
-        ctx: Context,
-        place: NDArray[np.int64] | None = None,
+        self, kg: str, entities: NDArray[np.int64], coded: NDArray[np.bool_], ctx: Context
     ) -> PromptPlug:
         model, sequences = self._encoder(ctx.graphs[kg], ctx)
         return PromptPlug(
@@ -109,8 +102,8 @@ class MuDoK(TaskSubmission):
             entities,
             coded & self.mudok.prompt,
             self.mudok,
-            place=place,
-            generator=torch.Generator().manual_seed(ctx.seed),
+            # A stream of its own: the backbone draws its embeddings from the seed itself.
+            generator=torch.Generator().manual_seed(zlib.crc32(f"prompts {ctx.seed}".encode())),
             device=torch.device(ctx.device),
         )
 
@@ -136,7 +129,8 @@ class MuDoK(TaskSubmission):
         """Frozen text features of the KGs' entities, KG after KG, float32 ``[n_entities, d]``, on the CPU."""
         config = self.mudok
         if config.text == RANDOM_TEXT:
-            return torch.cat([_noise(kg, config.text_dim, ctx.seed) for kg in kgs])
+            noise = [_noise(kg, config.text_dim, ctx.seed) for kg in kgs]
+            return noise[0] if len(noise) == 1 else torch.cat(noise)
         encoder = resolve_encoder(
             config.text,
             max_length=config.text_max_length,
@@ -176,7 +170,7 @@ def entity_texts(kg: KnowledgeGraph, *, item_keys: bool) -> list[str]:
 def _noise(kg: KnowledgeGraph, dim: int, seed: int) -> Tensor:
     """What the published code trains on: its model re-initialises the text table after loading it (specs, trap 14)."""
     generator = torch.Generator().manual_seed(seed + zlib.crc32(kg.name.encode()))
-    return torch.randn(kg.n_entities, dim, generator=generator) * _RANDOM_STD
+    return torch.empty(kg.n_entities, dim).normal_(std=_RANDOM_STD, generator=generator)
 
 
 def _read_index(path: Path) -> dict[str, _Place]:

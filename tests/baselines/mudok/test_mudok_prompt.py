@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from baselines.common.plugs import FrozenVectors, Projection, groups_with_plug
+from baselines.common.recommenders.base import RecommenderConfig
+from baselines.common.recommenders.fit import fit_recommender
 from baselines.common.training import gradient_step
+from baselines.common.validation import RankingValidation
 from baselines.mudok.config import MudokConfig
 from baselines.mudok.model import MudokModel
 from baselines.mudok.prompt import PromptPlug
 from baselines.mudok.sequences import Sequences
+from kpi_bench import Context, Interactions, RecommendationTask, TaskKind, TaskSpec
 
 N_ENTITIES, N_RELATIONS = 40, 3
 CPU = torch.device("cpu")
+FUSED = pytest.mark.parametrize(
+    "fused", [False, True]
+)  # a fused update does not raise the version of a parameter
 
 
 def config(**changes: object) -> MudokConfig:
@@ -41,14 +51,10 @@ def frozen_model(settings: MudokConfig) -> tuple[MudokModel, Sequences]:
     return model.requires_grad_(False), sequences
 
 
-def plug_of(
-    settings: MudokConfig, entities: np.ndarray, coded: np.ndarray, place: np.ndarray | None = None
-) -> PromptPlug:
+def plug_of(settings: MudokConfig, entities: np.ndarray, coded: np.ndarray) -> PromptPlug:
     model, sequences = frozen_model(settings)
     generator = torch.Generator().manual_seed(2)
-    return PromptPlug(
-        model, sequences, entities, coded, settings, place=place, generator=generator, device=CPU
-    )
+    return PromptPlug(model, sequences, entities, coded, settings, generator=generator, device=CPU)
 
 
 ITEMS = np.array([7, 3, -1, 24, 30, 0, 11])
@@ -106,6 +112,26 @@ def test_zero_codes_start_from_the_frozen_vectors_and_can_learn() -> None:
     assert plug.codes.grad.abs().min() > 0
 
 
+def small_task() -> RecommendationTask:
+    """Each user takes two items of each split; the items are entities 0 to 19."""
+    rng = np.random.default_rng(0)
+    items = np.stack([rng.permutation(20)[:6] for _ in range(30)])
+    users = np.repeat(np.arange(30), 2)
+    splits = [Interactions(users, part.reshape(-1)) for part in np.split(items, 3, axis=1)]
+    spec = TaskSpec("small", TaskKind.RECOMMENDATION, "kg", "d", "", "", "ndcg@20", ks=(5,), n_users=30)
+    return RecommendationTask(spec, 30, np.arange(20), *splits)
+
+
+def bare_vectors(plug: PromptPlug, settings: MudokConfig, entities: np.ndarray) -> Iterator[Tensor]:
+    """Vectors of entities that all have a code, one by one from the plug's codes."""
+    model, sequences = frozen_model(settings)
+    model.eval()
+    for entity, code in zip(entities, plug.codes.detach(), strict=True):
+        x = model.packed_inputs(sequences.pack(np.array([entity])))
+        x[0] += plug.prompt.detach() @ code
+        yield (model.encoder.pool(model.encoder(x, [(len(x), 1, 1)]))[0] - plug.mean) / plug.scale
+
+
 class Task(nn.Module):
     """A model around a plug: squared error of projected vectors, other targets at each step."""
 
@@ -143,12 +169,15 @@ def test_gathered_gradient_is_that_of_the_summed_losses(refresh: int) -> None:
     torch.testing.assert_close(plug.prompt.grad, prompt.grad)
 
 
-def test_a_refresh_in_every_step_is_joint_training() -> None:
+@FUSED
+def test_a_refresh_in_every_step_is_joint_training(fused: bool) -> None:
     settings = config(refresh=1, prompt_lr=0.03)
     plug = plug_of(settings, ITEMS, CODED)
     task = Task(plug)
     step = gradient_step(
-        task.loss, torch.optim.Adam(groups_with_plug(task, plug), lr=0.1), before_update=plug.before_update
+        task.loss,
+        torch.optim.Adam(groups_with_plug(task, plug), lr=0.1, fused=fused),
+        before_update=plug.before_update,
     )
     twin = plug_of(settings, ITEMS, CODED)
     around = Task(twin).projection
@@ -170,11 +199,14 @@ def test_a_refresh_in_every_step_is_joint_training() -> None:
     torch.testing.assert_close(task.projection.weight, around.weight)
 
 
-def test_codes_change_at_a_refresh_only_and_the_vectors_follow() -> None:
+@FUSED
+def test_codes_change_at_a_refresh_only_and_the_vectors_follow(fused: bool) -> None:
     plug = plug_of(config(refresh=2), ITEMS, CODED)
     task = Task(plug)
     step = gradient_step(
-        task.loss, torch.optim.Adam(groups_with_plug(task, plug), lr=0.1), before_update=plug.before_update
+        task.loss,
+        torch.optim.Adam(groups_with_plug(task, plug), lr=0.1, fused=fused),
+        before_update=plug.before_update,
     )
     before, first = plug.codes.detach().clone(), plug().detach().clone()
     step(0)
@@ -197,20 +229,31 @@ def test_dropout_stays_off_while_tuning() -> None:
     torch.testing.assert_close(plug.train()().detach(), quiet)
 
 
-def test_entities_without_a_row_are_computed_when_asked_for() -> None:
-    settings = config()
-    entities = np.array([3, 7, 11])
-    place = np.full(N_ENTITIES, -1)
-    place[entities] = [0, 1, 2]
-    plug = plug_of(settings, entities, np.array([True, False, True]), place).eval()
-    asked = torch.tensor([11, 24, 3, 30, 24])
-    with torch.inference_mode():
-        found = plug(asked)
-    model, sequences = frozen_model(settings)
-    bare = (model.vectors(sequences, asked.numpy()) - plug.mean) / plug.scale
-    torch.testing.assert_close(found[[1, 3, 4]], bare[[1, 3, 4]])
-    torch.testing.assert_close(found[[0, 2]], plug().detach()[[2, 0]])
-    assert plug.known(asked) is None
+def test_settled_it_is_a_table_of_the_same_vectors() -> None:
+    plug = plug_of(config(), ITEMS, CODED).eval()
+    settled = plug.settled()
+    with torch.no_grad():
+        for rows in (None, torch.tensor([6, 2, 2, 0])):
+            assert torch.equal(settled(rows), plug(rows))
+            assert torch.equal(settled.known(rows), plug.known(rows))
+    assert set(settled.state_dict()) == {"vectors", "mask"}
+
+
+@pytest.mark.parametrize("refresh", [1, 2, 7])
+@pytest.mark.parametrize("backbone", ["cf", "lightgcn"])
+def test_what_is_served_is_what_was_validated(backbone: str, refresh: int) -> None:
+    settings = config(refresh=refresh, prompt_lr=0.3)
+    task, ctx = small_task(), Context(0, "cpu", Path("/nonexistent"), {})
+    recommender = RecommenderConfig(
+        dim=4, epochs=9, eval_every=2, patience=2, batch_size=16, lr=0.05, plug_scale=1.0
+    )
+    plug = plug_of(settings, task.item_entity, np.ones(task.n_items, bool))
+    before = plug.settled()()
+    fitted = fit_recommender(task, backbone, recommender, ctx, plug)
+    assert RankingValidation(task, recommender.valid_metric).score(fitted.scorer) == fitted.valid_score
+    expected = torch.stack([*bare_vectors(plug, settings, task.item_entity)])
+    torch.testing.assert_close(plug.settled()(), expected)
+    assert not torch.allclose(plug.settled()(), before)
 
 
 def test_a_task_whose_items_the_kg_lacks_gets_nothing() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from baselines.common.recommenders.fit import fit_recommender
 from baselines.mudok.sequences import Sequences
 from baselines.mudok.submission import MuDoK, entity_texts
 from kpi_bench import (
@@ -141,16 +142,23 @@ def test_the_pretrained_encoder_is_not_changed_by_a_task(tiny_suite: Suite, tmp_
     submission = pretrained(tiny_suite, tmp_path)
     before = load_file(tmp_path / "state-None" / "shop.safetensors")
     ctx = context(tiny_suite, tmp_path)
-    submission.adapt(music(tiny_suite), ctx)
-    export = tmp_path / "export"
-    export.mkdir()
-    submission.adapt(games(tiny_suite), ctx)
-    submission.export(export)
-    shipped = load_file(export / "classifier.safetensors")
-    encoder = {name: t for name, t in shipped.items() if ".encoder.bert." in name}
-    assert encoder
-    for name, tensor in encoder.items():
-        assert torch.equal(tensor, before["encoder.bert." + name.split(".encoder.bert.")[1]])
+    plug = submission.item_plug(music(tiny_suite), ctx)
+    fit_recommender(music(tiny_suite), "lightgcn", submission.recommender, ctx, plug)
+    for name, tensor in plug.encoder.state_dict().items():
+        assert torch.equal(tensor, before[f"encoder.{name}"])
+
+
+def test_a_classifier_is_shipped_with_vectors_of_all_entities(tiny_suite: Suite, tmp_path: Path) -> None:
+    submission = pretrained(tiny_suite, tmp_path)
+    submission.adapt(games(tiny_suite), context(tiny_suite, tmp_path))
+    submission.export(tmp_path)
+    shipped = {
+        name: t.shape
+        for name, t in load_file(tmp_path / "classifier.safetensors").items()
+        if ".plug." in name
+    }
+    n = tiny_suite.graph("shop").n_entities
+    assert shipped == {"head.projection.plug.vectors": (n, 16), "head.projection.plug.mask": (n, 1)}
 
 
 def test_the_same_seed_gives_the_same_scores(tiny_suite: Suite, tmp_path: Path) -> None:
