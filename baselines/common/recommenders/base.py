@@ -85,7 +85,11 @@ class Recommender(nn.Module):
         self.user_table = self._table(train.n_rows, generator)
         self.item_table = self._table(train.n_columns, generator)
         self.projection = None if plug is None else Projection(plug, config.dim, config.plug_scale, generator)
+        self.build(train, generator, device)
         self.to(device)
+
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        """What a backbone adds to the tables, drawn after them."""
 
     def factors(self, item_inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Final user ``[U, dim]`` and item ``[I, dim]`` factors from :meth:`item_inputs` and the user table."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.common.plugs import Plug
-from baselines.common.recommenders.base import RecommenderConfig, drawn_items
+from baselines.common.recommenders.base import drawn_items
 from baselines.common.recommenders.contrast import check_contrast, info_nce
 from baselines.common.recommenders.lightgcn import GraphRecommender
 from baselines.common.sampling import PairBatch
@@ -41,19 +40,11 @@ class DCCF(GraphRecommender):
         SubmissionError: ``intents`` is below 1, or a parameter that :func:`check_contrast` refuses.
     """
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        check_contrast(config)
-        if config.intents < 1:
-            raise SubmissionError(f"intents = {config.intents} must be at least 1")
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        check_contrast(self.config)
+        if self.config.intents < 1:
+            raise SubmissionError(f"intents = {self.config.intents} must be at least 1")
+        super().build(train, generator, device)
         self.user_intents = self._intents(generator, device)
         self.item_intents = self._intents(generator, device)
         self._edges = Edges(train, device)

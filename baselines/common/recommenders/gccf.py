@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baselines.common.plugs import Plug
-from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.lightgcn import GraphRecommender
 from kpi_bench import Csr
 
@@ -19,16 +17,8 @@ class GCCF(GraphRecommender):
     either: its layer is LightGCN's. The penalty is on embeddings, where the authors' repository takes all layers' outputs.
     """
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        super().build(train, generator, device)
         degree = torch.cat(
             [
                 torch.from_numpy(train.lengths()),

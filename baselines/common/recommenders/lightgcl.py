@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.common.plugs import Plug
-from baselines.common.recommenders.base import RecommenderConfig, drawn_items
+from baselines.common.recommenders.base import drawn_items
 from baselines.common.recommenders.contrast import check_contrast, info_nce
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.sampling import PairBatch
@@ -32,20 +31,12 @@ class LightGCL(LightGCN):
         SubmissionError: ``svd_rank`` is below 1, or a parameter that :func:`check_contrast` refuses.
     """
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        check_contrast(config)
-        if config.svd_rank < 1:
-            raise SubmissionError(f"svd_rank = {config.svd_rank} must be at least 1")
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
-        users, items = low_rank(train, config.svd_rank, seed=generator.initial_seed())
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        check_contrast(self.config)
+        if self.config.svd_rank < 1:
+            raise SubmissionError(f"svd_rank = {self.config.svd_rank} must be at least 1")
+        super().build(train, generator, device)
+        users, items = low_rank(train, self.config.svd_rank, seed=generator.initial_seed())
         self._user_basis, self._item_basis = users.to(device), items.to(device)
 
     def loss(self, batch: PairBatch) -> Tensor:

@@ -5,26 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from baselines.common.plugs import Plug
 from baselines.common.propagation import Kernel, Propagation
-from baselines.common.recommenders.base import Recommender, RecommenderConfig
+from baselines.common.recommenders.base import Recommender
 from kpi_bench import Csr
 
 
 class GraphRecommender(Recommender):
     """A backbone that propagates over the train graph; with ``edge_keep`` < 1 a fresh subset of edges carries each training step."""
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
-        self._propagation = Propagation(train, device, config.propagation)
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        self._propagation = Propagation(train, device, self.config.propagation)
         self._edge_generator = torch.Generator(device=device)
         self._edge_generator.manual_seed(generator.initial_seed())
 

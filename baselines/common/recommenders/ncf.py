@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.common.plugs import Plug
 from baselines.common.recommenders.base import Recommender, RecommenderConfig, drawn_items
 from baselines.common.sampling import PairBatch
 from baselines.common.scorers import DecoderScorer
@@ -24,24 +23,15 @@ class NeuMF(Recommender):
     tables; what remains of a pair is the :class:`_Decoder`'s.
     """
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        config = self.config
         if config.layers < 1:
             raise SubmissionError(f"rec_layers = {config.layers}: the ncf backbone needs at least 1")
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
         dim = config.dim
         self.first = _linear(2 * dim, dim, generator)
         head = _linear(2 * dim, 1, generator)
         self.gmf_head = nn.Parameter(head.weight.detach()[0, :dim].clone())
         self.decoder = _Decoder(config, head.weight.detach()[0, dim:].clone(), generator)
-        self.to(device)
 
     def item_inputs(self) -> Tensor:
         if self.projection is None:

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from baselines.common.plugs import Plug
 from baselines.common.propagation import Kernel
-from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.contrast import check_contrast, info_nce
 from baselines.common.recommenders.lightgcn import LightGCN
 from baselines.common.sampling import PairBatch
@@ -28,19 +26,11 @@ class SimGCL(LightGCN):
 
     can_plug_in_contrast_only = True
 
-    def __init__(
-        self,
-        train: Csr,
-        config: RecommenderConfig,
-        *,
-        plug: Plug | None,
-        generator: torch.Generator,
-        device: torch.device,
-    ) -> None:
-        check_contrast(config)
-        if config.noise < 0:
-            raise SubmissionError(f"noise = {config.noise} must not be negative")
-        super().__init__(train, config, plug=plug, generator=generator, device=device)
+    def build(self, train: Csr, generator: torch.Generator, device: torch.device) -> None:
+        check_contrast(self.config)
+        if self.config.noise < 0:
+            raise SubmissionError(f"noise = {self.config.noise} must not be negative")
+        super().build(train, generator, device)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Final factors of the current embeddings; of the plain ones with ``plug_in_contrast_only``."""
