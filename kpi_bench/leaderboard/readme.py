@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from kpi_bench._io import write_text
@@ -11,10 +12,11 @@ from kpi_bench.leaderboard.render import render_markdown
 from kpi_bench.leaderboard.tables import BoardTable
 
 END = "<!-- leaderboard:end -->"
+_START = r"<!-- leaderboard:start suite={suite}(?: tasks=(\d+))? -->"
 
 
 def start_marker(suite: str) -> str:
-    """The line after which a suite's board stands."""
+    """The line after which a suite's board stands. With `` tasks=N`` before its end, only rows that cover N tasks are shown."""
     return f"<!-- leaderboard:start suite={suite} -->"
 
 
@@ -24,26 +26,37 @@ def marked_suites(path: Path) -> list[str]:
     Raises:
         ResultError: the file cannot be read.
     """
-    return re.findall(r"<!-- leaderboard:start suite=(\S+) -->", _read(path))
+    return [suite for suite, _ in re.findall(_START.format(suite=r"(\S+)"), _read(path))]
 
 
 def update_markdown(path: Path, board: BoardTable) -> bool:
-    """Put a board between its suite's markers; says whether the file changed.
+    """Put a board between its suite's markers; says whether the file changed. Ranks and tests are those of the whole board.
 
     Raises:
         ResultError: the file lacks the markers, or has a start without an end.
     """
     text = _read(path)
-    start = start_marker(board.suite)
-    pattern = re.compile(re.escape(start) + r"(?:(?!<!-- leaderboard:start).)*?" + re.escape(END), re.DOTALL)
-    if len(pattern.findall(text)) != 1 or text.count(start) != 1:
-        raise ResultError(f"{path}: expected once '{start}' followed by '{END}'")
-    block = f"{start}\n\n{render_markdown(board)}\n\n{END}"
-    updated = pattern.sub(lambda _: block, text)
+    start = _START.format(suite=re.escape(board.suite))
+    blocks = list(re.finditer(start + r"(?:(?!<!-- leaderboard:start).)*?" + re.escape(END), text, re.DOTALL))
+    if len(blocks) != 1 or len(re.findall(start, text)) != 1:
+        raise ResultError(f"{path}: expected once '{start_marker(board.suite)}' followed by '{END}'")
+    (block,) = blocks
+    marker = block.group().partition("\n")[0].partition("-->")[0] + "-->"
+    shown = _covering(board, int(block.group(1) or 0))
+    updated = f"{text[: block.start()]}{marker}\n\n{render_markdown(shown)}\n\n{END}{text[block.end() :]}"
     if updated == text:
         return False
     write_text(path, updated)
     return True
+
+
+def _covering(board: BoardTable, tasks: int) -> BoardTable:
+    rows = tuple(row for row in board.rows if row.covered >= tasks)
+    left_out = len(board.rows) - len(rows)
+    if not left_out:
+        return board
+    note = f"{left_out} rows that cover fewer than {tasks} tasks are not shown, but take part in ranks: kpi-bench leaderboard show"
+    return replace(board, rows=rows, notes=(*board.notes, note))
 
 
 def _read(path: Path) -> str:

@@ -12,6 +12,7 @@ from result_factory import SUITE, TASKS, Maker
 
 from kpi_bench.errors import ResultError
 from kpi_bench.leaderboard import _numbers, board, compare_text, load_results, render, show, update_markdown
+from kpi_bench.leaderboard.readme import marked_suites
 from kpi_bench.leaderboard.tables import BoardTable
 
 
@@ -150,6 +151,22 @@ def test_markdown_between_markers(table: BoardTable, tmp_path: Path) -> None:
     assert text.endswith(f"{end}\n\nafter\n")
     assert "best_one" in text
     assert not update_markdown(readme, table), "a second update changes nothing"
+
+
+def test_a_marker_may_ask_for_rows_that_cover_some_tasks(table: BoardTable, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    tasks = max(row.covered for row in table.rows)
+    start = f"<!-- leaderboard:start suite={SUITE} tasks={tasks} -->"
+    readme.write_text(f"{start}\n<!-- leaderboard:end -->\n", encoding="utf-8")
+    assert marked_suites(readme) == [SUITE]
+    assert update_markdown(readme, table)
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith(start)
+    shown = {row.name: f"| {row.name}" in text for row in table.rows}
+    assert shown == {row.name: row.covered == tasks for row in table.rows}
+    assert not all(shown.values())
+    assert f"{list(shown.values()).count(False)} rows that cover fewer than {tasks} tasks" in text
+    assert not update_markdown(readme, table)
 
 
 @pytest.mark.parametrize("text", ["no markers", f"<!-- leaderboard:start suite={SUITE} -->\nno end"])
