@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -404,3 +405,15 @@ def test_code_variant_needs_three_slots() -> None:
     with pytest.raises(SubmissionError, match=r"^slots = 2"):
         MudokConfig(variant="code", slots=2)
     assert MudokConfig(variant="code", slots=2, knowledge_weight=0.0).slots == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler for a CPU")
+def test_compiled_pretraining_is_that_of_the_plain_encoder() -> None:
+    config = replace(SMALL, dropout=0.0, epochs=1)
+    (plain, sequences), (compiled, _) = make(config), make(config)
+    fit(plain, sequences, config)
+    fit(compiled, sequences, replace(config, compile=True))
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(compiled.get_parameter(name), parameter, rtol=1e-3, atol=1e-4)
