@@ -32,7 +32,7 @@ class AdaptedRecommender:
         return serve_new_users(ranked, queries, self._train_items, self._popularity)
 
     def export(self, folder: Path) -> None:
-        """The scorer's tensors and item popularity: all that serving reads."""
+        """The scorer's tensors, and item popularity for users without a train item."""
         # Cloned: tables may be parts of one, which safetensors refuses.
         tensors = {name: tensor.clone() for name, tensor in self._scorer.tensors().items()}
         tensors["popularity"] = torch.from_numpy(self._popularity)
