@@ -105,8 +105,6 @@ def fit_classifier(
     entities, labels = _on(device, task.train.entities, task.train.labels)
     (valid_entities,) = _on(device, task.valid.entities)
     trainable = [p for p in model.parameters() if p.requires_grad]
-    # What a plug gathers over several steps would shrink the others' update in the step that hands it over.
-    gathered = {id(p) for group in (plug.parameter_groups() if plug else []) for p in group["params"]}
     with nullcontext() if config.tune_encoder else one_thread(device):
         fit = train(
             model,
@@ -116,7 +114,8 @@ def fit_classifier(
                     model.logits(train_inputs, entities, rows), labels[rows]
                 ),
                 _optimizer(model, config, plug),
-                clip=[p for p in trainable if id(p) not in gathered],
+                # Not the plug: what it gathers over several steps would shrink the others' update when it hands it over.
+                clip=groups_with_plug(model, plug)[0]["params"],
                 clip_norm=1.0 if config.tune_encoder else 0.0,
                 before_update=plug.before_update if plug else lambda: None,
             ),
@@ -130,7 +129,7 @@ def fit_classifier(
         )
     total = encoder.n_parameters + sum(t.numel() for t in [*head.parameters(), *head.buffers()])
     if head.projection is not None:
-        head.projection.plug = head.projection.plug.settled()
+        head.projection.settle()
     return FittedClassifier(
         model,
         device,

@@ -32,7 +32,7 @@ class Plug(nn.Module):
         that they have gathered to its parameters here."""
 
     def settled(self) -> Plug:
-        """What gives the same vectors once training is over, and is shipped: no more than serving needs."""
+        """What serves once training is over: the vectors of the parameters as they are now, and no more than serving needs."""
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -101,6 +101,10 @@ class Projection(nn.Module):
         nn.init.xavier_uniform_(weight, generator=generator)
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(dim))
+
+    def settle(self) -> None:
+        """Training is over, the state to keep is back: see :meth:`Plug.settled`."""
+        self.plug = self.plug.settled()
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Float32 ``[len(rows), dim]``; zero, bias included, in rows that the plug does not know."""

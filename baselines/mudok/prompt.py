@@ -98,7 +98,6 @@ class PromptPlug(Plug):
         self._rows, self._code = torch.from_numpy(rows).to(device), torch.from_numpy(code).to(device)
         self._steps = 0
         self._leaf: Tensor | None = None
-        self._made_of: tuple[int, int] | None = None
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         leaf = self._current()
@@ -130,7 +129,7 @@ class PromptPlug(Plug):
         return [{"params": [self.codes, self.prompt], "lr": self._lr}] if len(self.codes) else []
 
     def settled(self) -> VectorTable:
-        """The vectors of the last codes: the encoder is not needed any more."""
+        self._leaf = None  # early stopping has put earlier codes back
         self._current()
         return VectorTable(self.vectors, self.mask[:, 0].bool())
 
@@ -141,16 +140,14 @@ class PromptPlug(Plug):
         return self
 
     def _current(self) -> Tensor:
-        """z of the rows with a code, ``[n_codes, hidden]``: computed again after an update, or when early stopping has put an
-        earlier state back (by copies in place, which a fused optimizer's updates are not: only the former show in a version)."""
-        made_of = (self.codes._version, self.prompt._version)
-        if self._leaf is None or self._made_of != made_of:
+        """z of the rows with a code, ``[n_codes, hidden]``, computed when there is none of the present codes."""
+        if self._leaf is None:
             with torch.no_grad():
                 for block in self._blocks:
                     z = (self._encode(block) - self.mean) / self.scale
                     self.vectors[self._rows[block.codes]] = z
                 leaf = self.vectors[self._rows]
-            self._leaf, self._made_of = leaf.requires_grad_(len(self.codes) > 0), made_of
+            self._leaf = leaf.requires_grad_(len(self.codes) > 0)
         return self._leaf
 
     def _encode(self, block: _Block) -> Tensor:

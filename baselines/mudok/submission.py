@@ -65,7 +65,7 @@ class MuDoK(TaskSubmission):
         text = self._text(kgs, own)
         generator = torch.Generator().manual_seed(ctx.seed)
         model = MudokModel(self.mudok, text, sequences.n_relations, generator).to(ctx.device)
-        pretrain_mudok(model, sequences, self.mudok, own, description=f"{title}: MuDoK", seed=ctx.seed)
+        pretrain_mudok(model, sequences, self.mudok, own, description=f"{title}: MuDoK")
         file, first = f"{title}.safetensors", 0
         self._models[file] = model
         for kg in kgs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,7 +26,6 @@ def pretrain_mudok(
     ctx: Context,
     *,
     description: str,
-    seed: int,
 ) -> None:
     """Train ``model`` in place on all entities with a triple, for ``config.epochs`` epochs.
 
@@ -39,7 +37,7 @@ def pretrain_mudok(
         return
     heads = sequences.heads
     _check(model, sequences, config, description)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(ctx.seed)
     losses = PretrainingLoss(model, config)
 
     def epoch() -> Iterator[Packed]:
@@ -57,7 +55,7 @@ def pretrain_mudok(
         step=gradient_step(losses, torch.optim.Adam(model.parameters(), lr=config.lr)),
         evaluate=None,
         schedule=Schedule(config.epochs),
-        ctx=replace(ctx, seed=seed),
+        ctx=ctx,
         metric="loss",
         description=description,
     )

@@ -1,4 +1,4 @@
-"""What the tests of several submissions share: a context, and answers to the tiny suite's link-prediction task."""
+"""What the tests of several submissions share: a context, and answers to the tasks of the tiny suite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from kpi_bench import Context, LinkPredictionQueries, LinkPredictionTask, Submission, Suite
+from kpi_bench import (
+    ClassificationQueries,
+    ClassificationTask,
+    Context,
+    LinkPredictionQueries,
+    LinkPredictionTask,
+    RecommendationQueries,
+    RecommendationTask,
+    Submission,
+    Suite,
+    TopK,
+)
+from kpi_bench.evaluators.ranking import tie_order
 
 
 def context(seed: int = 1, **graphs: Any) -> Context:
@@ -27,3 +39,26 @@ def link_scores(submission: Submission, suite: Suite, seed: int = 1) -> np.ndarr
     test = task.test
     queries = LinkPredictionQueries(test.heads, test.relations, np.zeros(len(test), np.int64))
     return np.concatenate(list(submission.predict(task, queries, context(seed))))
+
+
+def check_head_answers(submission: Submission, suite: Suite, ctx: Context) -> None:
+    """Adapt to each recommendation and classification task of the suite and look at the answers to its test queries."""
+    for task in map(suite.task, suite.task_names()):
+        if isinstance(task, RecommendationTask):
+            users = np.unique(task.test.users)
+            known = task.matrix("train", "valid").select(users)
+            submission.adapt(task, ctx)
+            queries = RecommendationQueries(users, known, 5, tie_order(task.n_items, 0))
+            answer = submission.predict(task, queries, ctx)
+            assert isinstance(answer, TopK)
+            assert answer.items.shape == (len(users), 5)
+        elif isinstance(task, ClassificationTask):
+            submission.adapt(task, ctx)
+            asked = ClassificationQueries(task.test.examples, task.test.entities, task.test.texts)
+            scores = submission.predict(task, asked, ctx)
+            assert scores.shape == (len(asked), len(task.spec.labels))
+            assert np.isfinite(scores).all()
+        else:
+            continue
+        sizes = submission.parameters()
+        assert sizes["total"] > sizes["trainable"] > 0

@@ -87,11 +87,15 @@ def fit_recommender(
         metric=f"valid_{config.valid_metric}",
         description=f"{task.spec.name}: {backbone}",
     )
+    total = sum(t.numel() for t in [*model.parameters(), *model.buffers()])
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if model.projection is not None:
+        model.projection.settle()
     with torch.no_grad():
         scorer = model.scorer().to("cpu")
     return FittedRecommender(
         scorer,
-        total_parameters=sum(p.numel() for p in model.parameters()) + sum(b.numel() for b in model.buffers()),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        total_parameters=total,
+        trainable_parameters=trainable,
         valid_score=fit.best_score,
     )

@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from baseline_factory import context, link_scores, link_task
+from baseline_factory import check_head_answers, context, link_scores, link_task
 
 from baselines.metasd.pack import load_packed
 from baselines.metasd.submission import Metasd
 from kpi_bench import (
-    ClassificationQueries,
-    ClassificationTask,
-    RecommendationQueries,
-    RecommendationTask,
     Suite,
-    TopK,
 )
 from kpi_bench.errors import SubmissionError
-from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.config import read_config
 
 FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "metasd"
@@ -110,21 +104,7 @@ def test_pretrained_vectors_reach_the_heads(tiny_suite: Suite, tmp_path: Path) -
     assert (source != 0).all()
     assert np.array_equal(student[student != 0], source[student != 0])
 
-    submission = pretrained["student"]
-    for task in map(tiny_suite.task, tiny_suite.task_names()):
-        if isinstance(task, RecommendationTask):
-            users = np.unique(task.test.users)
-            known = task.matrix("train", "valid").select(users)
-            submission.adapt(task, context(**graphs))
-            queries = RecommendationQueries(users, known, 5, tie_order(task.n_items, 0))
-            answer = submission.predict(task, queries, context(**graphs))
-            assert isinstance(answer, TopK)
-            assert answer.items.shape == (len(users), 5)
-        elif isinstance(task, ClassificationTask):
-            submission.adapt(task, context(**graphs))
-            asked = ClassificationQueries(task.test.examples, task.test.entities, task.test.texts)
-            scores = submission.predict(task, asked, context(**graphs))
-            assert np.isfinite(scores).all()
+    check_head_answers(pretrained["student"], tiny_suite, context(**graphs))
 
 
 def test_unknown_and_impossible_parameters_are_refused() -> None:

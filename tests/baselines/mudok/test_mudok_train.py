@@ -72,7 +72,7 @@ def fit(
     model: MudokModel, sequences: Sequences, config: MudokConfig = SMALL, seed: int = 1
 ) -> dict[str, float]:
     notes: dict[str, float] = {}
-    pretrain_mudok(model, sequences, config, context(notes=notes), description="test", seed=seed)
+    pretrain_mudok(model, sequences, config, context(seed, notes), description="test")
     return notes
 
 

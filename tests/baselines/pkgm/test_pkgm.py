@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from baseline_factory import context, link_task
+from baseline_factory import check_head_answers, context, link_task
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -24,16 +23,10 @@ from baselines.pkgm.service import KeyRelations, key_relations, load_service, sa
 from baselines.pkgm.submission import PKGM
 from baselines.pkgm.train import corrupt, margin_loss, train_pkgm
 from kpi_bench import (
-    ClassificationQueries,
-    ClassificationTask,
     KnowledgeGraph,
-    RecommendationQueries,
-    RecommendationTask,
     Suite,
-    TopK,
 )
 from kpi_bench.errors import SubmissionError
-from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.config import read_config
 
 SUBMISSIONS = Path(__file__).resolve().parents[3] / "submissions"
@@ -311,28 +304,7 @@ def test_the_submission_answers_recommendation_and_classification(tiny_suite: Su
     assert vectors.dtype == np.float32
     assert np.array_equal(vectors, first.entity_vectors("shop", context()))
 
-    answered = 0
-    for task in map(tiny_suite.task, tiny_suite.task_names()):
-        if isinstance(task, RecommendationTask):
-            users = np.unique(task.test.users)
-            known = task.matrix("train", "valid").select(users)
-            submission.adapt(task, context(**graphs))
-            queries = RecommendationQueries(users, known, 5, tie_order(task.n_items, 0))
-            answer = submission.predict(task, queries, context(**graphs))
-            assert isinstance(answer, TopK)
-            assert answer.items.shape == (len(users), 5)
-        elif isinstance(task, ClassificationTask):
-            submission.adapt(task, context(**graphs))
-            asked = ClassificationQueries(task.test.examples, task.test.entities, task.test.texts)
-            scores = submission.predict(task, asked, context(**graphs))
-            assert scores.shape == (len(asked), len(task.spec.labels))
-            assert np.isfinite(scores).all()
-        else:
-            continue
-        answered += 1
-        sizes = submission.parameters()
-        assert sizes["total"] > sizes["trainable"] > 0
-    assert answered == 3
+    check_head_answers(submission, tiny_suite, context(**graphs))
     with pytest.raises(SubmissionError, match="does not answer link prediction"):
         submission.adapt(link_task(tiny_suite), context(**graphs))
 
@@ -340,21 +312,6 @@ def test_the_submission_answers_recommendation_and_classification(tiny_suite: Su
 def test_vectors_without_pre_training_are_refused() -> None:
     with pytest.raises(SubmissionError, match="'shop': nothing was pre-trained"):
         PKGM(params()).entity_vectors("shop", context())
-
-
-def test_heads_are_those_of_kg_embedding() -> None:
-    def heads(name: str, *table: str) -> dict[str, Any]:
-        values: Any = tomllib.loads((SUBMISSIONS / name / "submission.toml").read_text())
-        for key in table:
-            values = values[key]
-        return {key: value for key, value in values.items() if not key.startswith(("kge_", "pkgm_"))}
-
-    for table in (
-        ("params",),
-        *(("configs", name) for name in ("base", "cf", "minilm")),
-        ("suites", "kpi-mini", "params"),
-    ):
-        assert heads("pkgm", *table) == heads("kg-embedding", *table)
 
 
 def test_declared_parameters_are_the_defaults() -> None:
