@@ -1,0 +1,1 @@
+"""Walks over knowledge graphs and interactions, as integer arrays."""

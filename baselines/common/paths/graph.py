@@ -1,0 +1,150 @@
+"""The graph that paths run over: directed edges with their relation, each edge also backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kpi_bench import KnowledgeGraph
+from kpi_bench.errors import SubmissionError
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class PathGraph:
+    """Edges of node v are ``indptr[v]:indptr[v + 1]``, sorted by (relation, neighbour); several relations may join two nodes.
+
+    ``indptr`` int64 ``[n_nodes + 1]``; ``neighbours`` and ``relations`` int32 ``[n_edges]``. Relation ``r`` of the ``n_forward`` given ones
+    runs backwards as ``r + n_forward``.
+    """
+
+    indptr: Ints
+    neighbours: NDArray[np.int32]
+    relations: NDArray[np.int32]
+    n_forward: int
+
+    @classmethod
+    def of_edges(
+        cls,
+        heads: Ints,
+        relations: Ints,
+        tails: Ints,
+        *,
+        n_nodes: int,
+        n_forward: int,
+        one_way: int | None = None,
+    ) -> PathGraph:
+        """From int64 ``[n]`` columns of distinct edges. Each also runs from tail to head, but for those of relation ``one_way``.
+
+        Raises:
+            SubmissionError: a node or relation is out of range, or there are more nodes than int32 can number.
+        """
+        _check(np.concatenate([heads, tails]), n_nodes, "node")
+        _check(relations, n_forward, "relation")
+        if max(n_nodes, 2 * n_forward) > np.iinfo(np.int32).max:
+            raise SubmissionError(f"a path graph of {n_nodes} nodes is beyond int32; walk over a part of it")
+        back = np.flatnonzero(relations != (-1 if one_way is None else one_way))
+        heads, tails = np.concatenate([heads, tails[back]]), np.concatenate([tails, heads[back]])
+        relations = np.concatenate([relations, relations[back] + n_forward])
+        order = np.lexsort((tails, relations, heads))
+        indptr = np.zeros(n_nodes + 1, dtype=np.int64)
+        np.cumsum(np.bincount(heads, minlength=n_nodes), out=indptr[1:])
+        return cls(indptr, tails[order].astype(np.int32), relations[order].astype(np.int32), n_forward)
+
+    @classmethod
+    def of_kg(cls, kg: KnowledgeGraph) -> PathGraph:
+        """All triples of a KG, both ways; nodes are its entities."""
+        return cls.of_edges(kg.heads, kg.relations, kg.tails, n_nodes=kg.n_entities, n_forward=kg.n_relations)
+
+    @property
+    def n_nodes(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.neighbours)
+
+    @property
+    def n_relations(self) -> int:
+        """Relations of both directions."""
+        return 2 * self.n_forward
+
+    def degrees(self) -> Ints:
+        """Number of edges of each node, int64 ``[n_nodes]``."""
+        return np.diff(self.indptr)
+
+    def has_edges(self, heads: Ints, relations: Ints, tails: Ints) -> NDArray[np.bool_]:
+        """Which of the given edges exist, bool ``[n]``; ids out of range are no edges."""
+        keys = self._edge_keys
+        known = (heads >= 0) & (heads < self.n_nodes) & (tails >= 0) & (tails < self.n_nodes)
+        known &= (relations >= 0) & (relations < self.n_relations)
+        wanted = np.where(known, self._key(heads, relations, tails), -1)
+        if len(keys) == 0:
+            return np.zeros(len(wanted), dtype=np.bool_)
+        place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found: NDArray[np.bool_] = keys[place] == wanted
+        return found
+
+    @cached_property
+    def groups(self) -> RelationGroups:
+        """The edges of each node by relation."""
+        heads = np.repeat(np.arange(self.n_nodes, dtype=np.int64), self.degrees())
+        keys = heads * self.n_relations + self.relations
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        indptr = np.zeros(self.n_nodes + 1, dtype=np.int64)
+        np.cumsum(np.bincount(heads[first], minlength=self.n_nodes), out=indptr[1:])
+        return RelationGroups(indptr, self.relations[first], np.append(first, self.n_edges))
+
+    @cached_property
+    def ranges(self) -> Ranges:
+        """The nodes that each relation leads to."""
+        keys, places = np.unique(
+            self.relations.astype(np.int64) * self.n_nodes + self.neighbours, return_inverse=True
+        )
+        relation, node = np.divmod(keys, max(self.n_nodes, 1))
+        indptr = np.zeros(self.n_relations + 1, dtype=np.int64)
+        np.cumsum(np.bincount(relation, minlength=self.n_relations), out=indptr[1:])
+        return Ranges(indptr, node, (places - indptr[self.relations]).astype(np.int32))
+
+    @cached_property
+    def _edge_keys(self) -> Ints:
+        heads = np.repeat(np.arange(self.n_nodes, dtype=np.int64), self.degrees())
+        return self._key(heads, self.relations.astype(np.int64), self.neighbours.astype(np.int64))
+
+    def _key(self, heads: Ints, relations: Ints, tails: Ints) -> Ints:
+        return (heads * self.n_relations + relations) * self.n_nodes + tails
+
+
+@dataclass(frozen=True, eq=False)
+class RelationGroups:
+    """Groups of node v are ``indptr[v]:indptr[v + 1]``; group g has relation ``relations[g]`` and the edges ``first[g]:first[g + 1]``.
+
+    ``indptr`` int64 ``[n_nodes + 1]``, ``relations`` int32 ``[n_groups]`` ascending within a node, ``first`` int64 ``[n_groups + 1]``.
+    """
+
+    indptr: Ints
+    relations: NDArray[np.int32]
+    first: Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """Relation r leads to ``nodes[indptr[r]:indptr[r + 1]]``, ascending; edge e leads to number ``places[e]`` of its relation's nodes.
+
+    ``indptr`` int64 ``[n_relations + 1]``, ``nodes`` int64, ``places`` int32 ``[n_edges]``.
+    """
+
+    indptr: Ints
+    nodes: Ints
+    places: NDArray[np.int32]
+
+
+def _check(ids: Ints, limit: int, what: str) -> None:
+    if len(ids) and (ids.min() < 0 or ids.max() >= limit):
+        raise SubmissionError(
+            f"a path graph's {what} ids must be in 0..{limit - 1}; found {ids.min()}..{ids.max()}"
+        )
