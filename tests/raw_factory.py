@@ -21,6 +21,7 @@ def write_raw(root: Path) -> Path:
     _wn18rr(root / "wn18rr")
     _db15k(root / "mkg" / "DB15K")
     _codex(root / "codex-s")
+    _ml_100k(root / "ml-100k")
     return root
 
 
@@ -166,3 +167,20 @@ def _codex(base: Path) -> None:
     _write(base / "types.json", json.dumps({"Q5": {"label": "human"}, "Q6": {"label": "country"}}))
     relations = {"P27": "country of citizenship", "P106": "occupation", "P1": "unused"}
     _write(base / "relations.json", json.dumps({key: {"label": name} for key, name in relations.items()}))
+
+
+def _ml_100k(base: Path) -> None:
+    """Film 1 has no entity; films 2, 9 and 10 tell numeric order from the order of text; film 10 lacks a year."""
+    _write(
+        base / "ml-100k.inter",
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        "2\t9\t5\t7\n1\t2\t1\t5\n1\t1\t5\t4\n1\t9\t2\t6\n1\t10\t3\t5\n2\t2\t4\t8\n2\t10\t1\t9\n",
+    )
+    _write(base / "ml-100k.link", "item_id:token\tentity_id:token\n10\tm.a\n9\tm.b\n2\tm.z\n")
+    _write(
+        base / "ml-100k.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        '1\tNA\t1989\tWar\n2\tAlpha\t1991\tDrama\n9\tSay "x"\t1990\tDrama War\n10\tKids\tV\tWar\n',
+    )
+    triples = "m.z\tfilm.film.actor\tg.1\nm.b\tfilm.film.genre\tg.1\nm.z\tfilm.film.actor\tg.1\nm.a\tfilm.film.actor\tg.1\n"
+    _write(base / "ml-100k.kg", f"head_id:token\trelation_id:token\ttail_id:token\n{triples}")

@@ -14,6 +14,7 @@ OFFICIAL_DIGESTS: dict[str, str] = {
     "wn18rr@1.0.0": "a44ea598bb7d84c4458a1e1f2f9636dca9ecbe0075aa4a727b0750babf88f277",
     "db15k@1.0.0": "2e8ad269490a90cdad0249cd387e528fcf58f79eb3250bfe47f4534a9a9e43e1",
     "codex-s@1.0.0": "7bd36be35a886b7e4933e7e4ba22f6a333ff9bda81dc2f663aebad8b204fff62",
+    "ml-100k@1.0.0": "21f14701895c8d98b544177da915d881aef81107cb87a93e04d264cbad635224",
 }
 
 

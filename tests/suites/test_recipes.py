@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_factory import write_raw
 
 from kpi_bench.errors import RecipeError
 from kpi_bench.suites.recipes import build_frames, build_suite
 from kpi_bench.suites.recipes._common import build_kg, entity_rows, leave_one_out, relation_rows, time_split
+from kpi_bench.suites.recipes.ml_100k import random_split
 from kpi_bench.suites.suite import Suite, open_suite
 from kpi_bench.suites.task import KgSpec, RecommendationTask
 from kpi_bench.suites.verify import verify_suite
 from kpi_bench.suites.writer import SuiteFrames, TaskFrames
 
-IN_SHARED_DATA = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k")
+IN_SHARED_DATA = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k", "ml-100k")
 FROM_RAW = (*IN_SHARED_DATA, "codex-s")
 
 
@@ -227,6 +233,45 @@ def test_codex_ids_follow_sorted_keys_and_kinds_are_types(raw: Path) -> None:
     assert links.spec.notes == ()
 
 
+def test_ml_100k_keeps_linked_films_and_every_rating(raw: Path) -> None:
+    frames = build_frames("ml-100k", raw)
+    (kg,), (films,) = frames.kgs, frames.tasks
+    assert kg.entities["key"].tolist() == ["g.1", "m.a", "m.b", "m.z"]
+    assert kg.entities["kind"].tolist() == ["entity", "item", "item", "item"]
+    assert kg.entities["name"].tolist() == [None, "Kids", 'Say "x"', "Alpha"]
+    assert kg.entities["text"].tolist() == [None, "War, V", "Drama War, 1990", "Drama, 1991"]
+    assert kg.relations["name"].tolist() == ["film film actor", "film film genre"]
+    assert rows(kg.triples) == [(3, 0, 0), (2, 1, 0), (1, 0, 0)]
+    assert kg.entities["key"][films.items["entity"]].tolist() == ["m.z", "m.b", "m.a"]  # films 2, 9 and 10
+    assert films.spec.n_users == 2
+    assert [len(films.splits[split]) for split in ("train", "valid", "test")] == [2, 2, 2]
+    everything = pd.concat(films.splits.values())
+    assert sorted(rows(everything)) == [(0, 0, 5), (0, 1, 6), (0, 2, 5), (1, 0, 8), (1, 1, 7), (1, 2, 9)]
+    assert films.spec.notes[0].startswith("6 of 7 ratings: those of the 3 films with an entity")
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.sets(st.tuples(st.integers(1, 4), st.integers(1, 60)), min_size=1).filter(
+        lambda pairs: min(Counter(user for user, _ in pairs).values()) >= 3
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_random_split_agrees_with_sorting_hashes(pairs: set[tuple[int, int]], random: Random) -> None:
+    order = sorted(pairs)
+    random.shuffle(order)
+    frame = pd.DataFrame(order, columns=["user", "item"]).assign(time=0)
+    splits = random_split(frame, seed="s")
+    for user in {user for user, _ in pairs}:
+        mine = [item for owner, item in pairs if owner == user]
+        mine.sort(key=lambda item: hashlib.sha256(f"s {user} {item}".encode()).digest(), reverse=True)
+        n = max(1, len(mine) // 10)
+        expected = {"test": mine[:n], "valid": mine[n : 2 * n], "train": mine[2 * n :]}
+        for split, items in expected.items():
+            part = splits[split]
+            assert part.loc[part["user"] == user, "item"].tolist() == sorted(items)
+
+
 def test_openke_count_is_checked(raw: Path, tmp_path: Path) -> None:
     again = write_raw(tmp_path)
     (again / "mkg/DB15K/test2id.txt").write_text("2\n2 0 0\n", encoding="utf-8")
@@ -263,6 +308,7 @@ TASK_ROWS = {
     "fb15k-237": {"fb15k-237": (272_115, 17_535, 20_466)},
     "wn18rr": {"wn18rr": (86_835, 3_034, 3_134)},
     "db15k": {"db15k": (79_222, 9_904 - 2_423, 9_902)},
+    "ml-100k": {"movielens_100k": (78_836, 9_359, 9_359)},
 }
 GRAPHS = {
     "kpi-open": {
@@ -274,6 +320,7 @@ GRAPHS = {
     "fb15k-237": {"fb15k-237": (14_541, 237, 272_115)},
     "wn18rr": {"wn18rr": (40_943, 11, 86_835)},
     "db15k": {"db15k": (12_842, 279, 79_222)},
+    "ml-100k": {"movielens": (34_628, 24, 91_631)},
 }
 
 
@@ -304,7 +351,7 @@ def test_real_builds_are_deterministic(
 
 def test_real_users_items_and_coverage(real: dict[str, Suite]) -> None:
     found = {}
-    for recipe in ("kpi-open", "kpi-public"):
+    for recipe in ("kpi-open", "kpi-public", "ml-100k"):
         for name in real[recipe].task_names():
             task = real[recipe].task(name)
             if isinstance(task, RecommendationTask):
@@ -316,6 +363,7 @@ def test_real_users_items_and_coverage(real: dict[str, Suite]) -> None:
         "movielens_1m": (6_040, 2_983, 6),
         "amazon_music": (27_452, 20_677, 20_677),
         "douban_book": (1_715, 8_592, 8_592),
+        "movielens_100k": (943, 1_598, 0),
     }
 
 
@@ -326,7 +374,7 @@ def test_real_relations_never_hold_user_behaviour(real: dict[str, Suite]) -> Non
 
 
 def test_specs_follow_the_evaluation_rules(real: dict[str, Suite]) -> None:
-    for recipe in ("kpi-open", "kpi-public"):
+    for recipe in ("kpi-open", "kpi-public", "ml-100k"):
         for spec in real[recipe].manifest.tasks:
             chosen = {field: getattr(spec, field) for field in ("main_metric", "ks", "variants")}
             if spec.kind == "recommendation":

@@ -21,6 +21,7 @@ RECIPES = {
     "wn18rr": "wn18rr",
     "db15k": "db15k",
     "codex-s": "codex_s",
+    "ml-100k": "ml_100k",
 }
 
 
