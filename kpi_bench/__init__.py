@@ -6,6 +6,7 @@ The names below are the public surface that submissions and scripts use.
 from kpi_bench._csr import Csr
 from kpi_bench._version import __version__
 from kpi_bench.errors import KpiBenchError
+from kpi_bench.evaluators.explanations import ExplainedTopK, Paths
 from kpi_bench.evaluators.ranking import TopK, top_k_from_factors, top_k_from_scores
 from kpi_bench.harness.protocol import (
     ClassificationQueries,
@@ -37,11 +38,13 @@ __all__ = [
     "Context",
     "Csr",
     "Examples",
+    "ExplainedTopK",
     "Interactions",
     "KnowledgeGraph",
     "KpiBenchError",
     "LinkPredictionQueries",
     "LinkPredictionTask",
+    "Paths",
     "Predictions",
     "Queries",
     "RecommendationQueries",

@@ -58,6 +58,11 @@ def read_json(path: Path) -> Any:
 def write_parquet(path: Path, frame: pd.DataFrame, *, schema: pa.Schema | None = None) -> None:
     """Write a frame as zstd Parquet atomically and without pandas metadata, so that equal data gives equal bytes."""
     table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as zstd Parquet atomically."""
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 

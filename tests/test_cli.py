@@ -7,16 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from kpi_bench import __version__
+from kpi_bench import Paths, RecommendationTask, TopK, __version__
 from kpi_bench.cli import main
+from kpi_bench.harness.explanations import write_paths
+from kpi_bench.harness.predictions import OFFICIAL, write_predictions
 from kpi_bench.harness.results import read_result, result_path
 from kpi_bench.harness.scaffold import new_submission
+from kpi_bench.harness.withhold import recommendation_queries
+from kpi_bench.harness.withhold import test_users as users_with_tests
 from kpi_bench.suites.suite import Suite
 
 COMMANDS = (
-    ("evaluate",), ("score",), ("submission",), ("submission", "new"), ("submission", "check"), ("data",), ("data", "build"),
+    ("evaluate",), ("score",), ("explain",), ("submission",), ("submission", "new"), ("submission", "check"), ("data",), ("data", "build"),
     ("data", "stats"), ("data", "verify"), ("data", "audit"), ("leaderboard",), ("leaderboard", "show"), ("compare",),
 )  # fmt: skip
 
@@ -104,6 +109,35 @@ def test_evaluate_then_score(
     (predictions / "shop_music" / "seed4.parquet").write_text("")
     assert main(scored) == 1
     assert "refused shop_music: " in capsys.readouterr().err
+
+
+def test_explain(tiny_suite: Suite, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = tiny_suite.task("shop_music")
+    assert isinstance(task, RecommendationTask)
+    user = int(users_with_tests(task)[0])
+    first = int(task.train_matrix.row(user)[0])
+    queries = recommendation_queries(task, np.array([user]), task.spec.mask)
+    item = next(i for i in range(29) if i not in queries.exclude.row(0))
+    # From the user's first item (its entity has the same number) to its genre, which is not where it should end.
+    paths = Paths(
+        np.array([user]), np.array([item]), np.array([[user, first, 49 + first % 3]]), np.array([[2, 1, 0]], np.int8),
+        np.array([[-1, 0]]), np.zeros((1, 2), bool), np.zeros(1, np.float32),
+    )  # fmt: skip
+    prefix = tmp_path / "predictions" / "shop_music" / "seed0"
+    write_predictions(prefix, OFFICIAL, task, queries, TopK(np.array([[item]]), np.float32([[0.5]])))
+    command = ["explain", str(tmp_path), "--suite", str(tiny_suite.folder), "--task", "shop_music", "--user"]
+    assert "explains nothing of shop_music with seed 0" in failure(capsys, *command, str(user))
+    write_paths(prefix, paths)
+    assert main([*command, str(user), "--k", "3"]) == 0
+    title, *_, line = capsys.readouterr().out.splitlines()
+    assert title == f"user {user} of shop_music: 1 items, 1 explained"
+    words = f"user {user} -[interacted with]-> Album {first} -[has genre]-> Genre {first % 3} (not a path of"
+    assert line.split(maxsplit=4)[:4] == ["1", "Album", str(item), "0.5000"]
+    assert words in line
+    assert "user 999 of shop_music was not asked about" in failure(capsys, *command, "999")
+    assert "has no predictions of shop_music with seed 8" in failure(capsys, *command, "0", "--seed", "8")
+    for wrong in ("x", "1.5"):
+        assert "is no whole number" in refusal(capsys, *command, wrong)
 
 
 def test_a_failing_submission_does_not_keep_the_next_from_running(

@@ -30,6 +30,13 @@ def positive(text: str) -> float:
     return value
 
 
+def whole(text: str) -> int:
+    """A whole number, not negative."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def seeds(text: str) -> tuple[int, ...]:
     """Comma-separated seeds."""
     try:

@@ -74,6 +74,22 @@ _RECOMMENDATION: tuple[_Declaration, ...] = (
     ("mrr_sum@k", True, 0, inf, "sum of 1 / rank of all test items in the top k: SSLRec's mrr, can exceed 1"),
     ("coverage@k", True, 0, 1, "share of the catalogue that is in the top k of some user"),
     ("gini@k", False, 0, 1, "Gini index of how often each item is in a top k; 0 is even"),
+    (
+        "novelty@k",
+        True,
+        0,
+        inf,
+        "mean bits of surprise of the top k: -log2 of the share of train users with the item",
+    ),
+    ("path_validity", True, 0, 1, "share of explanations that are true paths from the user to the item"),
+    ("explained@k", True, 0, 1, "items of the top k with a valid path, over the items of the top k"),
+    (
+        "path_types@k",
+        True,
+        0,
+        1,
+        "distinct relation patterns of the valid paths of the top k, over their number",
+    ),
 )
 
 _CLASSIFICATION: tuple[_Declaration, ...] = (

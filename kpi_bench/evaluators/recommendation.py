@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpi_bench._csr import Csr
+from kpi_bench._sorted import positions
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators._recommendation_metrics import (
     MISSED,
@@ -65,10 +66,12 @@ def score_recommendation(
     n_ignored = len(kept) - int(np.count_nonzero(kept))
     if n_ignored:
         users, items, ranks, scores = users[kept], items[kept], ranks[kept], scores[kept]
-    users, items, ranks = _in_order(users, items, ranks, scores, tie_order)
+    users, items, ranks = in_order(users, items, ranks, scores, tie_order)
     _check_lists(users, items, n_items, exclude)
     target = positives.select(queries)
-    found = _ranks_of(queries[target.row_ids()] * n_items + target.indices, users * n_items + items, ranks)
+    found = ranks_in_lists(
+        queries[target.row_ids()] * n_items + target.indices, users * n_items + items, ranks
+    )
     evaluation = score_ranks(
         found,
         positives=positives,
@@ -84,11 +87,12 @@ def score_recommendation(
         "n_short": int(np.count_nonzero((lists > 0) & (lists < max(ks)))),
         "n_ignored_rows": n_ignored,
     }
-    beyond = _beyond_accuracy(items, ranks, n_items, ks) if len(queries) else {}
+    novel = _novelty(users, items, ranks, queries, train, ks)
+    # In front: the last columns order the queries of a bootstrap, and intervals of published metrics must stay what they are.
+    per_query = novel | evaluation.per_query
+    beyond = _beyond_accuracy(items, ranks, n_items, ks) | _means(novel) if len(queries) else {}
     values = evaluation.values | beyond
-    return Evaluation(
-        values, evaluation.per_query, evaluation.queries, counts, evaluation.slices, evaluation.chance
-    )
+    return Evaluation(values, per_query, evaluation.queries, counts, evaluation.slices, evaluation.chance)
 
 
 def score_ranks(
@@ -180,10 +184,27 @@ def _beyond_accuracy(items: Ints, ranks: Ints, n_items: int, ks: Sequence[int]) 
     return covered | {f"gini@{k}": gini(shown)} if shown.any() else covered
 
 
-def _in_order(
+def _novelty(users: Ints, items: Ints, ranks: Ints, queries: Ints, train: Csr, ks: Sequence[int]) -> PerUser:
+    """Mean surprise in bits of the first 20 of each query user's list, 0 without a list: -log2 of the share of train users who have the
+    item, one added to both counts so that items without train users have a finite value (Zhou et al. 2010, doi:10.1073/pnas.1000488107)."""
+    k = BEYOND_ACCURACY_K
+    if k not in ks:
+        return {}
+    bits = -np.log2((np.bincount(train.indices, minlength=train.n_columns) + 1) / (train.n_rows + 1))
+    shown = ranks <= k
+    owner = users[shown]
+    total = np.bincount(owner, weights=bits[items[shown]], minlength=train.n_rows)[queries]
+    listed = np.bincount(owner, minlength=train.n_rows)[queries]
+    return {f"novelty@{k}": total / np.maximum(listed, 1)}
+
+
+def in_order(
     users: Ints, items: Ints, ranks: Ints, scores: Floats, tie_order: Ints
 ) -> tuple[Ints, Ints, Ints]:
-    """Lists by (user, rank) with equal scores in ``tie_order``; ranks are checked, then numbered anew."""
+    """Lists as they are scored: users, items and ranks by (user, rank) with equal scores in ``tie_order``.
+
+    Ranks are checked, then numbered anew. Raises EvaluationError: ranks are not 1..K, or contradict the scores.
+    """
     ranks = np.asarray(ranks, dtype=np.int64)
     same_user = users[1:] == users[:-1]
     if not ((users[1:] > users[:-1]) | (same_user & (ranks[1:] > ranks[:-1]))).all():
@@ -211,25 +232,20 @@ def _check_lists(users: Ints, items: Ints, n_items: int, exclude: Csr | None) ->
     )
     if exclude is not None:
         masked = exclude.row_ids() * n_items + exclude.indices
-        _refuse("items are masked for their user", _positions(masked, pairs) >= 0, pairs // n_items)
+        _refuse("items are masked for their user", positions(masked, pairs) >= 0, pairs // n_items)
 
 
-def _ranks_of(wanted: Ints, listed: Ints, ranks: Ints) -> Ints:
-    """Rank of each wanted (user, item) key among the listed ones, ``MISSED`` for those that are not there."""
+def ranks_in_lists(wanted: Ints, listed: Ints, ranks: Ints) -> Ints:
+    """Rank of each wanted (user, item) key among the listed ones, the largest int64 for those that are not there; int64 each.
+
+    :func:`score_ranks` and ``metrics_from_ranks`` take such ranks.
+    """
     order = np.argsort(wanted)
-    places = _positions(wanted[order], listed)
+    places = positions(wanted[order], listed)
     found = np.full(len(wanted), MISSED, dtype=np.int64)
     hit = places >= 0
     found[order[places[hit]]] = ranks[hit]
     return found
-
-
-def _positions(sorted_keys: Ints, keys: Ints) -> Ints:
-    """Where each key lies in ``sorted_keys``, -1 if nowhere."""
-    if not len(sorted_keys):
-        return np.full(len(keys), -1, dtype=np.int64)
-    places = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[places] == keys, places, -1)
 
 
 def _refuse(what: str, wrong: NDArray[np.bool_], users: Ints) -> None:

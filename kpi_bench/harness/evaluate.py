@@ -18,6 +18,7 @@ from kpi_bench.harness.channel import Message
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.config import SubmissionConfig, SubmissionKind
 from kpi_bench.harness.environment import calibrate, environment, git_revision, hardware
+from kpi_bench.harness.explanations import paths_file
 from kpi_bench.harness.lock import only_user_of
 from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, RunSite, read_record, write_record
 from kpi_bench.harness.results import Result
@@ -215,7 +216,7 @@ class _Evaluation:
         write_record(target, dataclasses.replace(record, key=self._key(None, seed), reused=True))
 
     def _task(self, task: str, pretraining: Mapping[int, RunRecord]) -> Result | None:
-        scorer = make_scorer(self.suite.task(task))
+        scorer = make_scorer(self.suite.task(task), self.suite.graph)
         runs: list[ScoredRun] = []
         for seed in self.options.seeds:
             before = pretraining.get(seed)
@@ -257,7 +258,7 @@ class _Evaluation:
         task, seed = key.task, key.seed
         earlier = read_record(folder)
         valid = (
-            earlier is not None and earlier.done and earlier.key == key and self._still_there(task, output)
+            earlier is not None and earlier.done and earlier.key == key and self._still_there(earlier, output)
         )
         if (
             earlier is not None
@@ -347,12 +348,16 @@ class _Evaluation:
             peak_device=child.peak_device,
             wall_s=child.wall_s,
             error=child.error,
+            explained=paths_file(output).is_file(),
         )
 
-    def _still_there(self, task: str | None, output: Path) -> bool:
-        if task is None:
+    def _still_there(self, record: RunRecord, output: Path) -> bool:
+        if record.key.task is None:
             return output.is_dir()
-        return all(path.is_file() for path in kept_files(self.suite.task(task), output))
+        # Explanations that the run did not write are none of its own.
+        return paths_file(output).is_file() == record.explained and all(
+            path.is_file() for path in kept_files(self.suite.task(record.key.task), output)
+        )
 
     def _key(self, task: str | None, seed: int, pretraining: str | None = None) -> RunKey:
         return RunKey(

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kpi_bench._io import atomic_path, write_parquet
+from kpi_bench._sorted import positions
 from kpi_bench.errors import PredictionError
 from kpi_bench.evaluators.link_prediction import Ranks
 from kpi_bench.evaluators.ranking import TopK
@@ -192,7 +193,7 @@ def read_ranked_lists(path: Path, task: RecommendationTask, queries: Recommendat
         if (ordered[1:] == ordered[:-1]).any():
             check(pd.Series(pairs).duplicated().to_numpy(), "item is returned twice for the user")
         masked = queries.users[queries.exclude.row_ids()] * task.n_items + queries.exclude.indices
-        returned = masked[_contains(ordered, masked)]
+        returned = masked[positions(ordered, masked) >= 0]
         if len(returned):
             check(np.isin(pairs, returned), "item is excluded for the user (it is in the masked splits)")
     else:
@@ -211,18 +212,8 @@ def read_ranked_lists(path: Path, task: RecommendationTask, queries: Recommendat
         rising = np.zeros(len(user), dtype=bool)
         rising[order[1:]] = ~first_of_user[1:] & (score[order][1:] > score[order][:-1])
         check(rising, "score is higher than at the rank before")
-    _refuse(path, problems)
+    refuse(str(path), problems)
     return RankedLists(user, rank, item, score)
-
-
-def _contains(ordered: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of ``values`` occur in the ascending array ``ordered``."""
-    if len(ordered) == 0:
-        return np.zeros(len(values), dtype=bool)
-    found: NDArray[np.bool_] = (
-        ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
-    )
-    return found
 
 
 def _by_user_and_rank(user: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -254,7 +245,7 @@ def read_class_scores(path: Path, task: ClassificationTask, queries: Classificat
     check(~np.isin(examples, queries.examples), "example was not asked about")
     check(frame["example"].duplicated().to_numpy(), "example occurs before")
     check(np.count_nonzero(~np.isfinite(values), axis=1) > 0, "score is NaN or infinite")
-    _refuse(path, problems)
+    refuse(str(path), problems)
     position = pd.Index(queries.examples).get_indexer(pd.Index(examples))
     scores = np.zeros((len(queries), task.n_classes))
     scores[position] = values
@@ -310,7 +301,8 @@ def _numbers(frame: pd.DataFrame, columns: list[str], path: Path) -> NDArray[np.
     return values
 
 
-def _refuse(path: Path, problems: list[str]) -> None:
+def refuse(where: str, problems: list[str], *, what: str = "predictions") -> None:
+    """Raise PredictionError with all ``problems``, if there are any."""
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise PredictionError(f"{path}: predictions break {len(problems)} rule(s):\n{listed}")
+        raise PredictionError(f"{where}: {what} break {len(problems)} rule(s):\n{listed}")

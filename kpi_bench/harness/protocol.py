@@ -182,8 +182,8 @@ class Submission:
         raise NotImplementedError
 
     def predict(self, task: Task, queries: Queries, ctx: Context) -> Predictions:
-        """Answer queries: a :class:`TopK` (recommendation), scores ``[n, n_classes]`` (classification), or blocks of float32 rows
-        ``[rows, n_entities]`` that cover the queries in order (link prediction)."""
+        """Answer queries: a :class:`TopK`, or an :class:`ExplainedTopK` with paths to its items (recommendation), scores ``[n, n_classes]``
+        (classification), or blocks of float32 rows ``[rows, n_entities]`` that cover the queries in order (link prediction)."""
         raise NotImplementedError
 
     def parameters(self) -> Mapping[str, int]:

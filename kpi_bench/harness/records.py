@@ -46,7 +46,8 @@ class RunSite:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One finished or failed run. ``session`` identifies the evaluation that made it, ``reused`` marks pre-training taken from elsewhere."""
+    """One finished or failed run. ``session`` identifies the evaluation that made it, ``reused`` marks pre-training taken from elsewhere,
+    ``explained`` a run that wrote explanations beside its predictions."""
 
     key: RunKey
     session: str
@@ -60,6 +61,7 @@ class RunRecord:
     wall_s: float
     error: str | None = None
     reused: bool = False
+    explained: bool = False
 
     @property
     def done(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,17 +14,21 @@ from numpy.typing import NDArray
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators.classification import predicted_labels, score_classification
 from kpi_bench.evaluators.evaluation import Evaluation
+from kpi_bench.evaluators.explanations import score_explanations
 from kpi_bench.evaluators.link_prediction import (
     LinkPredictionIndex,
     Ranks,
     rank_scores,
     score_link_prediction,
 )
-from kpi_bench.evaluators.recommendation import score_recommendation
+from kpi_bench.evaluators.recommendation import Protocol as RankingProtocol
+from kpi_bench.evaluators.recommendation import in_order, score_recommendation
+from kpi_bench.harness.explanations import paths_file, read_paths
 from kpi_bench.harness.predictions import (
     MUDOK,
     MUDOK_MASK,
     OFFICIAL,
+    RankedLists,
     prediction_file,
     rank_file,
     read_class_scores,
@@ -31,9 +37,10 @@ from kpi_bench.harness.predictions import (
     read_score_rows,
     write_ranks,
 )
-from kpi_bench.harness.protocol import ClassificationQueries
+from kpi_bench.harness.protocol import ClassificationQueries, RecommendationQueries
 from kpi_bench.harness.results import ProtocolInfo
 from kpi_bench.harness.withhold import recommendation_queries, test_users
+from kpi_bench.suites.graph import KnowledgeGraph
 from kpi_bench.suites.task import (
     ClassificationTask,
     Examples,
@@ -44,6 +51,8 @@ from kpi_bench.suites.task import (
 )
 
 SCORE_BLOCK = 256
+
+ReadGraph = Callable[[str], KnowledgeGraph]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,20 +79,25 @@ class Scorer(Protocol):
         ...
 
 
-def make_scorer(task: Task, *, keep_rows: bool = False) -> Scorer:
-    """The scorer of a task with its test labels at hand; ``keep_rows`` leaves link-prediction score rows on disk."""
+def make_scorer(task: Task, graph: ReadGraph | None = None, *, keep_rows: bool = False) -> Scorer:
+    """The scorer of a task with its test labels at hand.
+
+    ``graph`` gives the suite's KG of a name and is called only where explanations lie beside predictions; ``keep_rows`` leaves
+    link-prediction score rows on disk.
+    """
     if isinstance(task, RecommendationTask):
-        return RecommendationScorer(task)
+        return RecommendationScorer(task, graph)
     if isinstance(task, ClassificationTask):
         return ClassificationScorer(task)
     return LinkPredictionScorer(task, keep_rows=keep_rows)
 
 
 class RecommendationScorer:
-    """Full ranking over all items; the ``mudok`` variant masks train only and adds ``mrr_sum@k``."""
+    """Full ranking over all items, and paths where there are some; the ``mudok`` variant masks train only and adds ``mrr_sum@k``."""
 
-    def __init__(self, task: RecommendationTask) -> None:
+    def __init__(self, task: RecommendationTask, graph: ReadGraph | None = None) -> None:
         self.task = task
+        self.graph = graph
         self.users = test_users(task)
         self.positives = task.matrix("test")
         self.protocol = ProtocolInfo(
@@ -94,19 +108,57 @@ class RecommendationScorer:
         )
 
     def score(self, prefix: Path) -> RunScores:
-        official = self._score(prefix, OFFICIAL, self.task.spec.mask)
+        queries, lists = self._read(prefix, OFFICIAL, self.task.spec.mask)
+        official = self._score(queries, lists, self.task.spec.mask)
+        if paths_file(prefix).is_file():
+            official = self._explain(paths_file(prefix), queries, lists, official)
         # Predictions that were made elsewhere may be of the official protocol alone.
         given = prediction_file(prefix, self.task.spec.kind, MUDOK).is_file()
         variants = {
-            name: self._score(prefix, name, MUDOK_MASK)
+            name: self._score(*self._read(prefix, name, MUDOK_MASK), MUDOK_MASK, "mudok")
             for name in self.task.spec.variants
             if name == MUDOK and given
         }
         return RunScores(official, variants)
 
-    def _score(self, prefix: Path, variant: str, mask: tuple[str, ...]) -> Evaluation:
+    def _read(
+        self, prefix: Path, variant: str, mask: tuple[str, ...]
+    ) -> tuple[RecommendationQueries, RankedLists]:
         queries = recommendation_queries(self.task, self.users, mask)
-        lists = read_ranked_lists(prediction_file(prefix, self.task.spec.kind, variant), self.task, queries)
+        path = prediction_file(prefix, self.task.spec.kind, variant)
+        return queries, read_ranked_lists(path, self.task, queries)
+
+    def _explain(
+        self, path: Path, queries: RecommendationQueries, lists: RankedLists, official: Evaluation
+    ) -> Evaluation:
+        """``official`` with the scores of its explanations."""
+        if self.graph is None:
+            raise EvaluationError(f"{path}: explanations cannot be scored without the KG of the suite")
+        graph = self.graph(self.task.spec.kg)
+        explained = score_explanations(
+            read_paths(path, self.task, queries, lists, graph),
+            *in_order(lists.users, lists.items, lists.ranks, lists.scores, queries.tie_order),
+            query_users=official.queries,
+            train=self.task.train_matrix,
+            graph=graph,
+            item_entity=self.task.item_entity,
+            ks=self.task.spec.ks,
+        )
+        return dataclasses.replace(
+            official,
+            values=official.values | explained.values,
+            # In front, so that the intervals of the other metrics do not depend on there being explanations.
+            per_query=explained.per_query | official.per_query,
+            counts=official.counts | explained.counts,
+        )
+
+    def _score(
+        self,
+        queries: RecommendationQueries,
+        lists: RankedLists,
+        mask: tuple[str, ...],
+        protocol: RankingProtocol = "full",
+    ) -> Evaluation:
         return score_recommendation(
             lists.users,
             lists.items,
@@ -119,7 +171,7 @@ class RecommendationScorer:
             ks=self.task.spec.ks,
             tie_order=queries.tie_order,
             exclude=self.task.matrix(*mask),
-            protocol="mudok" if variant == MUDOK else "full",
+            protocol=protocol,
         )
 
 
@@ -212,8 +264,9 @@ def _class_queries(test: Examples) -> ClassificationQueries:
 
 
 def kept_files(task: Task, prefix: Path) -> list[Path]:
-    """Prediction files of a run that stay on disk: what it takes to score it again."""
+    """Prediction files of a run that stay on disk: what it takes to score it again; explanations where the run has some."""
     if task.spec.kind is TaskKind.LINK_PREDICTION:
         return [rank_file(prefix)]
     names = (OFFICIAL, MUDOK) if MUDOK in task.spec.variants else (OFFICIAL,)
-    return [prediction_file(prefix, task.spec.kind, name) for name in names]
+    explained = [paths_file(prefix)] if paths_file(prefix).is_file() else []
+    return [*(prediction_file(prefix, task.spec.kind, name) for name in names), *explained]

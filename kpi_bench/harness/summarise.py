@@ -48,7 +48,7 @@ def summarise_metrics(
 
 
 def _query_intervals(evaluations: Sequence[Evaluation]) -> dict[str, Interval | None]:
-    names = list(evaluations[0].per_query)
+    names = [name for name in evaluations[0].per_query if all(name in e.per_query for e in evaluations)]
     if not names:
         return {}
     stacked = np.stack([np.stack([e.per_query[name] for name in names], axis=1) for e in evaluations])

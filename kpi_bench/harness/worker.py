@@ -20,8 +20,10 @@ from typing import Any
 from kpi_bench._io import read_json
 from kpi_bench._schema import decode
 from kpi_bench.errors import KpiBenchError, RunError, SubmissionError
+from kpi_bench.evaluators.explanations import ExplainedTopK
 from kpi_bench.harness.channel import Channel
 from kpi_bench.harness.config import load_class, read_config
+from kpi_bench.harness.explanations import write_paths
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
 from kpi_bench.harness.protocol import Context, LazyGraphs, Submission
 from kpi_bench.harness.withhold import read_queries
@@ -102,6 +104,8 @@ class Worker:
                 write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
         if task.spec.kind is not TaskKind.LINK_PREDICTION:
             write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        if isinstance(answer, ExplainedTopK):
+            write_paths(Path(self.job.output), answer.paths)
         self._report_size(submission)
         if MUDOK in task.spec.variants:
             unmasked = read_queries(suite.folder, task, mask=MUDOK_MASK)

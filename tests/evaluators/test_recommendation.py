@@ -78,6 +78,11 @@ def test_equals_the_slow_twin_by_both_routes(seed, levels, length):
         for k in KS:
             for name, value in slow_metrics(ranked, wanted, k).items():
                 assert evaluation.per_query[name][u] == pytest.approx(value)
+        owners = [
+            sum(item in case.train.row(other) for other in range(case.shape[0])) for item in ranked[:20]
+        ]
+        bits = [-math.log2((n + 1) / (case.shape[0] + 1)) for n in owners]
+        assert evaluation.per_query["novelty@20"][u] == pytest.approx(sum(bits) / max(len(bits), 1))
     for name, scores in evaluation.per_query.items():
         assert evaluation.values[name] == pytest.approx(scores.mean())
     if length == 25 and len(case.query_users):
@@ -90,7 +95,7 @@ def test_equals_the_slow_twin_by_both_routes(seed, levels, length):
             exclude=case.train, protocol="mudok",
         )  # fmt: skip
         assert {
-            n: v for n, v in evaluation.values.items() if "gini" not in n and "coverage" not in n
+            n: v for n, v in evaluation.values.items() if not n.startswith(("gini", "coverage", "novelty"))
         } == again.values
         assert again.chance == evaluation.chance
         assert again.slices == evaluation.slices
