@@ -15,7 +15,7 @@ from baselines.common.config import config_keys, read_config, refuse_unknown
 from baselines.common.heads import TextConfig
 from baselines.common.plugs import FrozenVectors, Plug
 from baselines.common.recommenders.base import RecommenderConfig
-from baselines.common.recommenders.fit import BACKBONES, fit_recommender
+from baselines.common.recommenders.fit import BACKBONES, FittedRecommender, fit_recommender
 from kpi_bench import (
     ClassificationTask,
     Context,
@@ -43,7 +43,8 @@ class Adapted(Protocol):
 
 class TaskSubmission(Submission):
     """Sends each kind of task to the shared parts. A method overrides :meth:`entity_vectors` (frozen vectors), or
-    :meth:`item_plug` and :meth:`text_plug` (anything trainable), or nothing: then it is the backbone without a KG.
+    :meth:`item_plug` and :meth:`text_plug` (anything trainable), or nothing: then it is the backbone without a KG. One that is no
+    backbone overrides :meth:`recommend`.
 
     Link prediction needs :meth:`adapt_link_prediction`. ``own_keys`` names the parameters that the subclass reads itself.
     """
@@ -83,6 +84,11 @@ class TaskSubmission(Submission):
         vectors = self.entity_vectors(task.spec.kg, ctx)
         return None if vectors is None else FrozenVectors(vectors)
 
+    def recommend(self, task: RecommendationTask, ctx: Context) -> FittedRecommender:
+        """Adapt to a recommendation task: the backbone with the plug."""
+        plug = self.item_plug(task, ctx)
+        return fit_recommender(task, self.backbone, self.recommender, ctx, plug)
+
     def adapt_link_prediction(self, task: LinkPredictionTask, ctx: Context) -> Adapted:
         """Adapt to a link-prediction task."""
         raise SubmissionError(
@@ -92,9 +98,7 @@ class TaskSubmission(Submission):
     def adapt(self, task: Task, ctx: Context) -> None:
         adapted: Adapted
         if isinstance(task, RecommendationTask):
-            plug = self.item_plug(task, ctx)
-            fitted = fit_recommender(task, self.backbone, self.recommender, ctx, plug)
-            adapted = AdaptedRecommender(fitted, task.train_matrix)
+            adapted = AdaptedRecommender(self.recommend(task, ctx), task.train_matrix)
         elif isinstance(task, ClassificationTask):
             adapted = AdaptedClassifier(fit_classifier(task, self.text, ctx, self.text_plug(task, ctx)))
         else:

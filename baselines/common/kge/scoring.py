@@ -31,7 +31,7 @@ def score_blocks(
 
 
 class LinkValidation:
-    """The filtered MRR (train and valid filtered, both directions, realistic ties) of a model on a valid split."""
+    """The filtered MRR (train and valid filtered, both directions, realistic ties) on a valid split."""
 
     def __init__(
         self,
@@ -51,12 +51,19 @@ class LinkValidation:
             valid = valid[chosen[:max_triples]]
         self._index = LinkPredictionIndex.build(known, valid, none, n_entities, n_relations, "valid")
 
+        relations = self._index.relation + self._index.direction.astype(np.int64) * n_relations
+        self.queries = self._index.entity, relations
+        """Entities and relations of the questions, int64 ``[n]``; relations from ``n_relations`` on are reciprocals."""
+
     def score(self, model: KgeModel) -> float:
-        """MRR over both directions; NaN when a score is not finite, which the evaluator would refuse to rank."""
-        index = self._index
-        relations = index.relation + index.direction.astype(np.int64) * index.n_relations
+        """:meth:`mrr` of a KG embedding."""
+        return self.mrr(score_blocks(model, *self.queries))
+
+    def mrr(self, blocks: Iterable[NDArray[np.float32]]) -> float:
+        """MRR of scores of all entities for :attr:`queries`, float32 blocks ``[rows, n_entities]``; NaN when a score is not finite,
+        which the evaluator would refuse to rank."""
         try:
-            ranks = rank_scores(index, _finite(score_blocks(model, index.entity, relations)))
+            ranks = rank_scores(self._index, _finite(blocks))
         except FloatingPointError:
             return math.nan
         return float((1 / ranks.realistic).mean())

@@ -1,0 +1,92 @@
+"""Parameters ``kgglm_*`` of the submission."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kpi_bench.errors import SubmissionError
+
+CHOICES = {
+    "softmax": ("range", "type", "full"),
+    "weighting": ("uniform", "degree"),
+    "recommend": ("paths", "vectors"),
+    "init": ("random", "kge"),
+    "decode": ("beam", "sample"),
+    "rank_by": ("path", "item"),
+}
+
+
+@dataclass(frozen=True)
+class KgglmConfig:
+    """The model, its two stages of training and its decoding.
+
+    Model: GPT-2 of width ``hidden``; a node is predicted among those that its relation leads to ("range"), among all nodes ("type"), or
+    among all tokens ("full", as the paper). ``init``: rows of entities from a KG embedding of the parameters ``kge_*``.
+
+    Pre-training on a KG: ``pretrain_epochs`` times ``pretrain_walks`` walks of ``pretrain_hops`` hops from each entity; ``generic_epochs`` the same on a
+    task's own graph, users included, before it is fine-tuned.
+
+    Fine-tuning: at most ``epochs`` times ``paths`` paths of ``hops`` hops a user, from the user to another of the user's train items;
+    ``collaborative`` walks may pass other users. ``resample``: new paths in each epoch. For link prediction an epoch is each triple
+    both ways.
+
+    Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others.
+
+    Decoding: ``beams`` partial paths a user; an item is ranked by its best path or by all paths found to it ("item"). ``explained``: how many
+    items of a list keep their path. ``recommend`` "vectors" ranks by the shared recommender instead, with entity rows plugged in.
+    """
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.1
+    softmax: str = "range"
+    init: str = "random"
+    weighting: str = "uniform"
+    pretrain_hops: int = 5
+    pretrain_epochs: int = 3
+    pretrain_walks: int = 10
+    generic_epochs: int = 0
+    hops: int = 3
+    paths: int = 50
+    epochs: int = 20
+    eval_every: int = 2
+    patience: int = 3
+    collaborative: bool = False
+    resample: bool = True
+    batch_size: int = 512
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.05
+    decode: str = "beam"
+    beams: int = 50
+    rank_by: str = "item"
+    recommend: str = "paths"
+    explained: int = 20
+
+    def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+        for name in ("hidden", "layers", "heads", "pretrain_hops", "pretrain_walks", "paths", "epochs", "eval_every", "patience", "batch_size", "beams"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        if self.hops < 2:
+            raise SubmissionError(
+                f"hops = {self.hops}; a path from a user over an item to another has at least 2"
+            )
+        if self.hidden % self.heads:
+            raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
+        for name in ("pretrain_epochs", "generic_epochs", "weight_decay", "explained"):
+            if getattr(self, name) < 0:
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
+        if not self.lr > 0:
+            raise SubmissionError(f"lr = {self.lr}; it must be positive")
+        for name, top in (("dropout", 0.9), ("warmup", 1.0)):
+            if not 0 <= getattr(self, name) <= top:
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be between 0 and {top:g}")
+
+    @property
+    def positions(self) -> int:
+        """Tokens of the longest path that the model reads."""
+        return 2 * max(self.hops, self.pretrain_hops) + 1

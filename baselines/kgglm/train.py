@@ -1,0 +1,115 @@
+"""Training a language model on paths: epochs of sampled paths, streamed to a file and read back in shuffled batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.common.paths.corpus import read_paths, write_paths
+from baselines.common.training import Fit, Schedule, gradient_step, train
+from baselines.kgglm.config import KgglmConfig
+from baselines.kgglm.model import PathLM
+from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
+
+Sample = Callable[[int], Iterable[NDArray[np.int32]]]
+"""The paths of an epoch (from 0) in blocks ``[n, 2 * hops + 1]``."""
+
+BLOCK = 1 << 16
+"""Paths sampled at a time."""
+
+
+def pieces(numbers: NDArray[np.int64], repeats: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """``numbers``, ``repeats`` times over, in blocks with the place where each block begins."""
+    total = len(numbers) * repeats
+    for first in range(0, total, BLOCK):
+        yield first, numbers[np.arange(first, min(first + BLOCK, total)) % len(numbers)]
+
+
+class Corpus:
+    """The paths of a stage of training. They lie in one file that is written anew for each epoch (``resample``) or once.
+
+    Raises:
+        SubmissionError: no path was found.
+    """
+
+    def __init__(self, sample: Sample, ctx: Context, config: KgglmConfig, *, description: str) -> None:
+        self._sample = sample
+        self._file = ctx.scratch / "paths.arrow"
+        self._batch_size, self._resample = config.batch_size, config.resample
+        self._rng = np.random.default_rng(ctx.seed)
+        self._device = torch.device(ctx.device)
+        self._epoch = 0
+        self._draw()
+        if len(self.paths) == 0:
+            raise SubmissionError(f"{description}: no path was found in the graph")
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-len(self.paths) // self._batch_size)
+
+    def epoch(self) -> Iterator[Tensor]:
+        """Batches of paths, int64 ``[b, 2 * hops + 1]`` on the device."""
+        if self._epoch and self._resample:
+            self._draw()
+        self._epoch += 1
+        order = self._rng.permutation(len(self.paths))
+        for start in range(0, len(order), self._batch_size):
+            rows = self.paths[np.sort(order[start : start + self._batch_size])]
+            yield torch.from_numpy(rows.astype(np.int64)).to(self._device)
+
+    def _draw(self) -> None:
+        self.paths = np.empty((0, 1), dtype=np.int32)  # lets go of the file before it is written again
+        write_paths(self._file, self._sample(self._epoch))
+        self.paths = read_paths(self._file)
+
+
+def fit_paths(
+    model: PathLM,
+    sample: Sample,
+    epochs: int,
+    config: KgglmConfig,
+    ctx: Context,
+    *,
+    description: str,
+    evaluate: Callable[[], float] | None = None,
+    metric: str = "loss",
+) -> Fit:
+    """Train ``model`` in place; with ``evaluate`` (on valid, higher is better) it is left in its best state.
+
+    Raises:
+        SubmissionError: no path was found, or training diverged.
+    """
+    corpus = Corpus(sample, ctx, config, description=description)
+    ctx.note(f"{description}: paths an epoch", len(corpus.paths))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    steps = len(corpus) * epochs
+    rising = max(1, int(config.warmup * steps))
+
+    def rate(step: int) -> float:
+        return min((step + 1) / rising, max(steps - step, 1) / max(steps - rising, 1))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    update = gradient_step(model.loss, optimizer, clip=model.parameters(), clip_norm=1.0)
+
+    def step(batch: Tensor) -> Tensor:
+        loss = update(batch)
+        schedule.step()
+        return loss
+
+    return train(
+        model,
+        epoch=corpus.epoch,
+        step=step,
+        evaluate=evaluate,
+        schedule=Schedule(epochs, config.eval_every, config.patience),
+        ctx=ctx,
+        metric=metric,
+        description=description,
+    )
