@@ -27,7 +27,7 @@ class KgglmConfig:
     task's own graph, users included, before it is fine-tuned.
 
     Fine-tuning: at most ``epochs`` times ``paths`` paths of ``hops`` hops a user, from the user to another of the user's train items;
-    ``collaborative`` walks may pass other users. ``resample``: new paths in each epoch. For link prediction an epoch is each triple
+    ``collaborative`` walks may pass other users. Without epochs a task is answered straight after the generic stage. ``resample``: new paths in each epoch. For link prediction an epoch is each triple
     both ways.
 
     Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others.
@@ -45,18 +45,18 @@ class KgglmConfig:
     weighting: str = "uniform"
     pretrain_hops: int = 5
     pretrain_epochs: int = 3
-    pretrain_walks: int = 10
+    pretrain_walks: int = 5
     generic_epochs: int = 0
     hops: int = 3
     paths: int = 50
-    epochs: int = 20
-    eval_every: int = 2
+    epochs: int = 16
+    eval_every: int = 4
     patience: int = 3
-    collaborative: bool = False
+    collaborative: bool = True
     resample: bool = True
     batch_size: int = 512
-    lr: float = 2e-3
-    weight_decay: float = 0.01
+    lr: float = 4e-3
+    weight_decay: float = 0.5
     warmup: float = 0.05
     decode: str = "beam"
     beams: int = 50
@@ -68,7 +68,7 @@ class KgglmConfig:
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
-        for name in ("hidden", "layers", "heads", "pretrain_hops", "pretrain_walks", "paths", "epochs", "eval_every", "patience", "batch_size", "beams"):  # fmt: skip
+        for name in ("hidden", "layers", "heads", "pretrain_hops", "pretrain_walks", "paths", "eval_every", "patience", "batch_size", "beams"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
         if self.hops < 2:
@@ -77,7 +77,7 @@ class KgglmConfig:
             )
         if self.hidden % self.heads:
             raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
-        for name in ("pretrain_epochs", "generic_epochs", "weight_decay", "explained"):
+        for name in ("pretrain_epochs", "generic_epochs", "epochs", "weight_decay", "explained"):
             if getattr(self, name) < 0:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if not self.lr > 0:

@@ -50,8 +50,7 @@ def fit_path_recommender(
         SubmissionError: no such path exists, or training diverged.
     """
     name = task.spec.name
-    if config.generic_epochs:
-        generic_training(model, graph, config, ctx, description=f"{name}: generic paths")
+    generic_training(model, graph, config, ctx, description=f"{name}: generic paths")
     sampler = UserPaths(
         graph.graph,
         task.train_matrix,

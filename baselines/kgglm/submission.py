@@ -102,8 +102,6 @@ class KGGLM(TaskSubmission):
             embedding = train_kge(kg, self.kge, ctx, description=f"{name}: {self.kge.model}")
             _take_rows(model, embedding.entities.detach().cpu())
         model.to(ctx.device)
-        if config.pretrain_epochs == 0:
-            return model
         walker = Walker(graph, weighting=config.weighting, device=ctx.device)
         nodes = np.flatnonzero(graph.degrees())
 

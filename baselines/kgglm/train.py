@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -79,11 +80,13 @@ def fit_paths(
     evaluate: Callable[[], float] | None = None,
     metric: str = "loss",
 ) -> Fit:
-    """Train ``model`` in place; with ``evaluate`` (on valid, higher is better) it is left in its best state.
+    """Train ``model`` in place; with ``evaluate`` (on valid, higher is better) it is left in its best state. Without epochs nothing happens.
 
     Raises:
         SubmissionError: no path was found, or training diverged.
     """
+    if epochs == 0:
+        return Fit(0, math.nan, 0)
     corpus = Corpus(sample, ctx, config, description=description)
     ctx.note(f"{description}: paths an epoch", len(corpus.paths))
     optimizer = torch.optim.AdamW(

@@ -275,7 +275,7 @@ def test_methods_differ_by_their_vectors_alone(suite: str) -> None:
 
     for config in (None, "base", "minilm"):
         assert heads("kg-embedding", config) == heads("lightgcn", config)
-    for name in ("mulde", "metasd", "pkgm", "mudok"):
+    for name in ("mulde", "metasd", "pkgm", "mudok", "kgglm"):
         for config in (None, "base", "cf", "minilm"):
             assert heads(name, config) == heads("kg-embedding", config)
     for backbone in ("cf", "ncf", "gccf", "simgcl", "dccf", "lightgcl"):
