@@ -30,7 +30,8 @@ class KgglmConfig:
     ``collaborative`` walks may pass other users. Without epochs a task is answered straight after the generic stage. ``resample``: new paths in each epoch. For link prediction an epoch is each triple
     both ways.
 
-    Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others.
+    Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others. A weight that
+    no gradient moves shrinks to exp(-``decay``) of itself in the course of a stage, however many steps that takes.
 
     Decoding: ``beams`` partial paths a user; an item is ranked by its best path or by all paths found to it ("item"). ``explained``: how many
     items of a list keep their path. ``recommend`` "vectors" ranks by the shared recommender instead, with entity rows plugged in.
@@ -56,7 +57,7 @@ class KgglmConfig:
     resample: bool = True
     batch_size: int = 512
     lr: float = 4e-3
-    weight_decay: float = 0.5
+    decay: float = 1.5
     warmup: float = 0.05
     decode: str = "beam"
     beams: int = 50
@@ -77,7 +78,7 @@ class KgglmConfig:
             )
         if self.hidden % self.heads:
             raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
-        for name in ("pretrain_epochs", "generic_epochs", "epochs", "weight_decay", "explained"):
+        for name in ("pretrain_epochs", "generic_epochs", "epochs", "decay", "explained"):
             if getattr(self, name) < 0:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if not self.lr > 0:

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from baselines.common.paths.interactions import ENTITY, ITEM
 from baselines.kgglm.model import PathLM
 from kpi_bench.errors import SubmissionError
+from kpi_bench.evaluators.explanations import ENTITY, ITEM
 
 
 @dataclass(frozen=True, eq=False)

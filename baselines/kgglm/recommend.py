@@ -50,6 +50,7 @@ def fit_path_recommender(
         SubmissionError: no such path exists, or training diverged.
     """
     name = task.spec.name
+    ctx.note("items_in_kg", int((graph.items < len(graph.entities)).sum()))
     generic_training(model, graph, config, ctx, description=f"{name}: generic paths")
     sampler = UserPaths(
         graph.graph,

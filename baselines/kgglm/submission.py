@@ -14,7 +14,7 @@ from baselines.common.config import config_keys, read_config
 from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.train import KgeConfig, train_kge
 from baselines.common.paths.graph import PathGraph
-from baselines.common.paths.interactions import ENTITY, TaskGraph
+from baselines.common.paths.interactions import TaskGraph
 from baselines.common.paths.walks import Walker
 from baselines.common.recommenders.fit import FittedRecommender
 from baselines.common.submission import Adapted, TaskSubmission
@@ -27,6 +27,7 @@ from baselines.kgglm.recommend import fit_path_recommender, stream
 from baselines.kgglm.train import fit_paths, pieces
 from kpi_bench import Context, KnowledgeGraph, LinkPredictionTask, RecommendationTask, TaskKind
 from kpi_bench.errors import SubmissionError
+from kpi_bench.evaluators.explanations import ENTITY
 
 _INIT_STD = 0.02
 """Standard deviation of GPT-2's embeddings, to which rows taken from elsewhere are brought."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ def pieces(numbers: NDArray[np.int64], repeats: int) -> Iterator[tuple[int, NDAr
 
 
 class Corpus:
-    """The paths of a stage of training. They lie in one file that is written anew for each epoch (``resample``) or once.
+    """The paths of a stage of training. They lie in one file that is written anew for each epoch (``resample``) or once; ``dropped`` walks
+    of the last writing found no path.
 
     Raises:
         SubmissionError: no path was found.
@@ -47,7 +49,9 @@ class Corpus:
         self._epoch = 0
         self._draw()
         if len(self.paths) == 0:
-            raise SubmissionError(f"{description}: no path was found in the graph")
+            raise SubmissionError(
+                f"{description}: no path was found. Items that the KG does not join are joined by their users only: kgglm_collaborative = true"
+            )
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -65,7 +69,7 @@ class Corpus:
 
     def _draw(self) -> None:
         self.paths = np.empty((0, 1), dtype=np.int32)  # lets go of the file before it is written again
-        write_paths(self._file, self._sample(self._epoch))
+        self.dropped = write_paths(self._file, self._sample(self._epoch)).dropped
         self.paths = read_paths(self._file)
 
 
@@ -80,24 +84,26 @@ def fit_paths(
     evaluate: Callable[[], float] | None = None,
     metric: str = "loss",
 ) -> Fit:
-    """Train ``model`` in place; with ``evaluate`` (on valid, higher is better) it is left in its best state. Without epochs nothing happens.
+    """Train ``model`` in place; with ``evaluate`` (on valid, higher is better) it is left in its best state. Without epochs it stays as it is.
 
     Raises:
         SubmissionError: no path was found, or training diverged.
     """
     if epochs == 0:
-        return Fit(0, math.nan, 0)
+        model.eval()
+        return Fit(0, evaluate() if evaluate else math.nan, 0)
     corpus = Corpus(sample, ctx, config, description=description)
     ctx.note(f"{description}: paths an epoch", len(corpus.paths))
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
+    ctx.note(f"{description}: walks without a path", corpus.dropped)
     steps = len(corpus) * epochs
     rising = max(1, int(config.warmup * steps))
 
     def rate(step: int) -> float:
         return min((step + 1) / rising, max(steps - step, 1) / max(steps - rising, 1))
 
+    optimizer = torch.optim.AdamW(
+        decayed(model, config.decay / (config.lr * sum(map(rate, range(steps))))), lr=config.lr, fused=True
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     update = gradient_step(model.loss, optimizer, clip=model.parameters(), clip_norm=1.0)
 
@@ -116,3 +122,10 @@ def fit_paths(
         metric=metric,
         description=description,
     )
+
+
+def decayed(model: PathLM, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer: tables and matrices are decayed, biases and norms are not."""
+    wide = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    flat = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": wide, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]

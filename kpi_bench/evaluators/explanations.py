@@ -1,7 +1,8 @@
 """Explanations of recommendations: paths from the user to the item, and how many of them are true.
 
 A path's nodes are places: an item and the KG entity that it stands for are one. A hop is true when it is a triple of the KG or an
-interaction of the train split, walked either way; a path is valid when it starts at its user, ends at its item and every hop is true.
+interaction of the train split, walked either way; a path is valid when it starts at its user, ends at its item, every hop is true and
+no place comes twice.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ def valid_paths(paths: Paths, *, train: Csr, graph: KnowledgeGraph, item_entity:
     linked = np.flatnonzero(~interacted & (heads < n_entities) & (tails < n_entities))
     true[linked] = _are_triples(graph, heads[linked], relations[linked], tails[linked])
     valid[row[~true]] = False
+    places[paths.kinds < 0] = -1
+    in_order = np.sort(places, axis=1)
+    valid &= ~((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any(axis=1)
     return valid
 
 
@@ -143,8 +147,8 @@ def score_explanations(
     """Score ``paths`` against ranked lists in long format, as ``recommendation.in_order`` gives them (int64 ``[m]`` each).
 
     ``path_validity``: valid paths over all paths (left out when there is none). For the top 20, where 20 is one of ``ks``, per query user:
-    ``explained@20``, items with a valid path over items listed (0 without a list), and ``path_types@20``, distinct patterns of (relation,
-    direction) of these paths over their number (0 without one). Rows of users not asked for are ignored.
+    ``explained@20``, items with a valid path over items listed (0 without a list), and ``path_types@20``, the number of distinct patterns
+    of (relation, direction) of these paths. Rows of users not asked for are ignored.
     Raises EvaluationError when a (user, item) pair has two paths.
     """
     n_items = train.n_columns
@@ -173,7 +177,7 @@ def score_explanations(
         distinct = np.unique(of_user * (patterns.max(initial=0) + 1) + patterns)
         types = np.bincount(distinct // (patterns.max(initial=0) + 1), minlength=len(queries))
         per_query[f"explained@{k}"] = explained / np.maximum(listed, 1)
-        per_query[f"path_types@{k}"] = types / np.maximum(explained, 1)
+        per_query[f"path_types@{k}"] = types.astype(np.float64)
         values |= {name: float(scores.mean()) for name, scores in per_query.items() if len(scores)}
     counts = {"n_explanations": len(paths), "n_invalid_explanations": int(np.count_nonzero(~valid))}
     return Evaluation(values, per_query, queries, counts, {}, {})

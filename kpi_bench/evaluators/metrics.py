@@ -87,8 +87,8 @@ _RECOMMENDATION: tuple[_Declaration, ...] = (
         "path_types@k",
         True,
         0,
-        1,
-        "distinct relation patterns of the valid paths of the top k, over their number",
+        inf,
+        "distinct relation patterns among the valid paths of the top k",
     ),
 )
 

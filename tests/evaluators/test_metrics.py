@@ -26,7 +26,7 @@ from kpi_bench.suites.task import TaskKind
         ("novelty@20", True, 0, inf, TaskKind.RECOMMENDATION),
         ("path_validity", True, 0, 1, TaskKind.RECOMMENDATION),
         ("explained@20", True, 0, 1, TaskKind.RECOMMENDATION),
-        ("path_types@20", True, 0, 1, TaskKind.RECOMMENDATION),
+        ("path_types@20", True, 0, inf, TaskKind.RECOMMENDATION),
         ("macro_f1", True, 0, 1, TaskKind.CLASSIFICATION),
         ("mae", False, 0, inf, TaskKind.CLASSIFICATION),
         ("quadratic_kappa", True, -1, 1, TaskKind.CLASSIFICATION),

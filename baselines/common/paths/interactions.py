@@ -11,10 +11,9 @@ from scipy.sparse.csgraph import connected_components
 
 from baselines.common.paths.graph import PathGraph
 from kpi_bench import KnowledgeGraph, Paths, RecommendationTask
+from kpi_bench.evaluators.explanations import ENTITY, INTERACTION, ITEM, USER
 
 Ints = NDArray[np.int64]
-ENTITY, ITEM, USER = 0, 1, 2
-"""Kinds of nodes, as in :class:`kpi_bench.Paths`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class TaskGraph:
         return cls(graph, entities, items, first_user, kg.n_relations)
 
     def kinds(self) -> Ints:
-        """Kind of each node, int64 ``[n_nodes]``."""
+        """Kind of each node as in :class:`kpi_bench.Paths`, int64 ``[n_nodes]``."""
         kinds = np.full(self.graph.n_nodes, ENTITY, dtype=np.int64)
         kinds[self.items] = ITEM
         kinds[self.first_user :] = USER
@@ -80,7 +79,7 @@ class TaskGraph:
             items=items,
             nodes=ids[nodes],
             kinds=self.kinds()[nodes].astype(np.int8),
-            relations=np.where(forward == self.interacted, -1, forward),
+            relations=np.where(forward == self.interacted, INTERACTION, forward),
             inverse=inverse,
             log_probs=log_probs,
         )

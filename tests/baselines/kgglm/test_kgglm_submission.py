@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from baselines.common.paths.graph import PathGraph
-from baselines.common.paths.interactions import ITEM, USER, TaskGraph
+from baselines.common.paths.interactions import TaskGraph
 from baselines.kgglm.model import LmShape, PathLM
 from baselines.kgglm.pretrained import Pretrained
 from baselines.kgglm.submission import KGGLM
@@ -26,6 +26,7 @@ from kpi_bench import (
     TaskKind,
 )
 from kpi_bench.errors import SubmissionError
+from kpi_bench.evaluators.explanations import ITEM, USER
 from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.config import read_config
 from tests.baselines.baseline_factory import check_head_answers, link_scores, link_task
@@ -194,7 +195,7 @@ def test_what_serves_is_shipped_with_the_graph(tiny_suite: Suite, tmp_path: Path
     (tmp_path / "export").mkdir()
     submission.export(tmp_path / "export")
     shipped = load_file(tmp_path / "export" / "recommender.safetensors")
-    graph = TaskGraph.of_task(task, ctx.graphs[task.spec.kg], collaborative=False).graph
+    graph = TaskGraph.of_task(task, ctx.graphs[task.spec.kg], collaborative=True).graph
     assert shipped["graph.neighbours"].tolist() == graph.neighbours.tolist()
     assert shipped["nodes"].shape == (graph.n_nodes, 16)
     assert submission.parameters()["total"] == sum(

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from baselines.common.paths.interactions import ENTITY, ITEM, USER, TaskGraph
+from baselines.common.paths.interactions import TaskGraph
 from kpi_bench import Interactions, KnowledgeGraph, RecommendationTask, Suite, TaskKind, TaskSpec
+from kpi_bench.evaluators.explanations import ENTITY, ITEM, USER
 
 WATCHED = 2
 """The KG has relations 0 and 1; the interaction is the next."""
