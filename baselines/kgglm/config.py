@@ -27,11 +27,11 @@ class KgglmConfig:
     task's own graph, users included, before it is fine-tuned.
 
     Fine-tuning: at most ``epochs`` times ``paths`` paths of ``hops`` hops a user, from the user to another of the user's train items;
-    ``collaborative`` walks may pass other users. Without epochs a task is answered straight after the generic stage. ``resample``: new paths in each epoch. For link prediction an epoch is each triple
-    both ways.
+    ``collaborative`` walks may pass other users. Without epochs a task is answered straight after the generic stage. ``resample``: new
+    paths in each epoch. For link prediction an epoch is each triple both ways.
 
-    Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others. A weight that
-    no gradient moves shrinks to exp(-``decay``) of itself in the course of a stage, however many steps that takes.
+    Optimisation (both stages): AdamW, the learning rate rises over ``warmup`` of all steps and falls to zero over the others. A weight
+    that no gradient moves shrinks to exp(-``decay``) of itself in the course of a stage of more than a few steps.
 
     Decoding: ``beams`` partial paths a user; an item is ranked by its best path or by all paths found to it ("item"). ``explained``: how many
     items of a list keep their path. ``recommend`` "vectors" ranks by the shared recommender instead, with entity rows plugged in.

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.random_numbers import GOLDEN, keys, mix, signed
 from baselines.kgglm.candidates import HopEdges, best, bounds, draw, edges_towards, expand, rank_items
 from baselines.kgglm.model import PathLM
 from baselines.kgglm.partial import Lanes, Partial, ends_of_users, keep_rows
@@ -116,25 +117,19 @@ class PathDecoder:
         return self
 
     @torch.inference_mode()
-    def decode(
-        self, users: Ints, exclude: Csr, k: int, tie_order: Ints, generator: torch.Generator
-    ) -> Decoded:
+    def decode(self, users: Ints, exclude: Csr, k: int, tie_order: Ints, seed: int) -> Decoded:
         """Top-k lists of ``users`` int64 ``[b]``, never an item in their row of ``exclude``; by score, then ``tie_order`` int64 ``[n_items]``.
 
-        Items that no path found are not listed: lists may be short, and are empty for users without an edge. ``generator`` is used by
-        sampling only.
+        Items that no path found are not listed: lists may be short, and are empty for users without an edge. ``seed`` is used by
+        sampling only; with it a user's list is the same whoever else is asked.
         """
-        config, out = self.config, Decoded.empty(len(users), k, self.config.hops)
-        uniform = None
-        if config.mode == "sample":
-            size = (len(users), config.beams, 2 * config.hops - 1)
-            uniform = torch.rand(size, dtype=torch.float64, generator=generator, device=generator.device)
+        out = Decoded.empty(len(users), k, self.config.hops)
         training = self.model.training
         self.model.eval()
         order = torch.from_numpy(tie_order).to(self.model.device)
-        block = max(1, self._rows() // config.beams)
+        block = max(1, self._rows() // self.config.beams)
         for start in range(0, len(users), block):
-            part = self._start(start, users[start : start + block], uniform)
+            part = self._start(start, users[start : start + block], seed)
             if part is not None:
                 self._search(part, 0, exclude, order, out)
         self.model.train(training)
@@ -145,9 +140,9 @@ class PathDecoder:
         per_token = 2 * 4 * len(self.model.body.gpt2.h) * self.model.nodes.shape[1]
         return CACHE_BYTES // (per_token * 2 * self.config.hops)
 
-    def _start(self, first: int, users: Ints, uniform: Tensor | None) -> Partial | None:
+    def _start(self, first: int, users: Ints, seed: int) -> Partial | None:
         """The path (user, first relation) of each user that has one; None where no user has."""
-        device, edges = self.model.device, self._hops[0]
+        config, device, edges = self.config, self.model.device, self._hops[0]
         nodes = torch.from_numpy(users).to(device) + self._first_user
         rows = (edges.indptr[nodes + 1] > edges.indptr[nodes]).nonzero()[:, 0]
         if len(rows) == 0:
@@ -158,9 +153,10 @@ class PathDecoder:
         states = self.model.hidden(paths, cache)
         scores = self.model.relation_scores(states[:, 0])[:, self._first_relation]
         lanes = None
-        if uniform is not None:
-            row = torch.arange(len(rows), device=device).repeat_interleave(self.config.beams)
-            lanes = Lanes(rows[row], row, uniform[first + rows.cpu()].to(device).flatten(0, 1))
+        if config.mode == "sample":
+            row = torch.arange(len(rows), device=device).repeat_interleave(config.beams)
+            uniform = uniform_numbers(seed, nodes - self._first_user, config.beams, 2 * config.hops - 1)
+            lanes = Lanes(rows[row], row, uniform.flatten(0, 1))
         return Partial(
             first, len(users), rows, paths, scores, states[:, 1], edges.indptr[nodes], cache, lanes
         )
@@ -277,6 +273,15 @@ class PathDecoder:
         paths = torch.cat([part.paths[rows[number]], nodes[number, None]], dim=1)
         out.paths[into][found_host] = paths.cpu().numpy()
         out.log_probs[into][found_host] = scores[number].cpu().numpy()
+
+
+def uniform_numbers(seed: int, users: Tensor, lanes: int, steps: int) -> Tensor:
+    """A number in [0, 1) for each step of each lane of ``users`` int64 ``[b]``, float64 ``[b, lanes, steps]``: a function of the seed,
+    the user, the lane and the step alone."""
+    counters = torch.arange(1, lanes * steps + 1, device=users.device).view(lanes, steps)
+    bits = mix(keys(seed, users)[:, None, None] + counters * signed(GOLDEN))
+    # A double has 53 bits: the highest ones, without the sign that the shift repeats.
+    return ((bits >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
 def _close(logits: Tensor, members: Tensor, visited: Tensor) -> None:

@@ -148,5 +148,4 @@ class PathScorer:
         return self
 
     def _decode(self, users: Ints, exclude: Csr, k: int, order: Ints) -> Decoded:
-        generator = torch.Generator().manual_seed(stream("decoding", self.seed))
-        return self.decoder.decode(users, exclude, k, order, generator)
+        return self.decoder.decode(users, exclude, k, order, stream("decoding", self.seed))

@@ -101,9 +101,9 @@ def fit_paths(
     def rate(step: int) -> float:
         return min((step + 1) / rising, max(steps - step, 1) / max(steps - rising, 1))
 
-    optimizer = torch.optim.AdamW(
-        decayed(model, config.decay / (config.lr * sum(map(rate, range(steps))))), lr=config.lr, fused=True
-    )
+    # At most a tenth a step: in a stage of a few steps the whole of it would turn weights around.
+    weight_decay = min(config.decay / sum(map(rate, range(steps))), 0.1) / config.lr
+    optimizer = torch.optim.AdamW(decayed(model, weight_decay), lr=config.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     update = gradient_step(model.loss, optimizer, clip=model.parameters(), clip_norm=1.0)
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from baselines.common.paths.graph import PathGraph
 from baselines.kgglm import decode
 from baselines.kgglm.candidates import best, draw, edges_towards
-from baselines.kgglm.decode import Decoded, Decoding, PathDecoder
+from baselines.kgglm.decode import Decoded, Decoding, PathDecoder, uniform_numbers
 from baselines.kgglm.model import LmShape, PathLM
 from kpi_bench import Csr
 from kpi_bench.errors import SubmissionError
@@ -40,7 +41,7 @@ class World(NamedTuple):
         users = np.arange(self.n_users)
         exclude = Csr.empty(self.n_users, len(self.items)) if exclude is None else exclude
         order = tie_order(len(self.items), 0)
-        return self.decoder(**settings).decode(users, exclude, k, order, torch.Generator().manual_seed(seed))
+        return self.decoder(**settings).decode(users, exclude, k, order, seed)
 
 
 def world(
@@ -240,7 +241,32 @@ def test_blocks_do_not_matter(mode: str, cells: int, cache: int, monkeypatch: py
     same(w.answer(6, exclude, mode=mode, beams=8, rank_by="item"), whole)
 
 
-def test_sampling_is_reproducible_and_depends_on_its_generator() -> None:
+def test_a_users_list_does_not_depend_on_who_else_is_asked() -> None:
+    w = world(17, n_entities=12, n_items=12, n_users=6, density=0.3)
+    exclude, order = random_exclusions(w, 17), tie_order(12, 0)
+    for mode in ("beam", "sample"):
+        whole, decoder = w.answer(9, exclude, mode=mode, beams=4), w.decoder(mode=mode, beams=4)
+        for users in ([3], [4, 0, 3], [5, 2, 2, 1]):
+            asked = np.array(users)
+            got = decoder.decode(asked, exclude.select(asked), 9, order, seed=0)
+            for row, user in enumerate(users):
+                assert got.items[row].tolist() == whole.items[user].tolist()
+                assert got.paths[row].tolist() == whole.paths[user].tolist()
+
+
+def test_the_numbers_of_lanes_are_uniform_and_independent() -> None:
+    """Pairs of numbers of neighbouring seeds, users, lanes and steps fill the 8 x 8 table evenly."""
+    base = uniform_numbers(3, torch.arange(40), 50, 5)
+    assert 0 <= float(base.min()) < 1e-3
+    assert 0.999 < float(base.max()) < 1
+    pairs = [(base, uniform_numbers(4, torch.arange(40), 50, 5)), (base[1:], base[:-1])]
+    pairs += [(base[:, 1:], base[:, :-1]), (base[:, :, 1:], base[:, :, :-1])]
+    for first, second in pairs:
+        cells = ((first * 8).long() * 8 + (second * 8).long()).flatten()
+        assert stats.chisquare(torch.bincount(cells, minlength=64).numpy()).pvalue > 1e-4
+
+
+def test_sampling_is_reproducible_and_depends_on_its_seed() -> None:
     w = world(13, n_entities=12, n_items=12, density=0.3)
     same(w.answer(9, mode="sample", beams=5, seed=1), w.answer(9, mode="sample", beams=5, seed=1))
     different = [w.answer(9, mode="sample", beams=5, seed=seed).paths for seed in (1, 2)]
@@ -257,17 +283,15 @@ def test_many_lanes_find_everything() -> None:
 def test_lanes_follow_the_models_distribution() -> None:
     """The first item of single lanes, of one user under many seeds: chi-square against the restricted distribution."""
     w = world(0, n_entities=6, n_items=6, density=0.4)
-    n = 2000
-    users, exclude = np.zeros(n, np.int64), Csr.empty(n, 6)
-    decoder = w.decoder(mode="sample", beams=1, hops=2)
-    generator = torch.Generator().manual_seed(0)
-    got = decoder.decode(users, exclude, 1, tie_order(6, 0), generator)
-    assert (got.items >= 0).all()
+    n = 250
+    decoder, ask = w.decoder(mode="sample", beams=1, hops=2), (np.array([0]), Csr.empty(1, 6))
+    drawn = [decoder.decode(*ask, 1, tie_order(6, 0), seed) for seed in range(n)]
+    assert all((got.items >= 0).all() for got in drawn)
     paths = torch.tensor(all_paths(w, 0, 2))
     firsts = paths[:, 2].unique()
     steps = torch.stack([w.model.log_probs(paths[paths[:, 2] == node][:1])[0, 1] for node in firsts])
     expected = n * steps.softmax(0).numpy()
-    observed = np.array([(got.paths[:, 0, 2] == int(node)).sum() for node in firsts])
+    observed = np.array([sum(int(got.paths[0, 0, 2]) == int(node) for got in drawn) for node in firsts])
     assert observed.sum() == n
     assert len(firsts) > 1
     assert ((observed - expected) ** 2 / expected).sum() < 25
@@ -299,7 +323,7 @@ def test_a_beam_is_not_spent_on_a_dead_end() -> None:
     kinds = np.repeat([0, 1, 2], [11, 2, 1])
     model = PathLM(graph.ranges, kinds, 6, LmShape(hidden=8), softmax="range", generator=generator)
     decoder = PathDecoder(model, graph, np.array([11, 12]), 13, 2, Decoding(beams=1))
-    got = decoder.decode(np.array([0]), Csr.empty(1, 2), 2, np.arange(2), generator)
+    got = decoder.decode(np.array([0]), Csr.empty(1, 2), 2, np.arange(2), seed=0)
     assert got.items.tolist() == [[1, -1]]
     assert got.paths[0, 0].tolist() == [13, 2, 11, 0, 10, 3, 12]
 
