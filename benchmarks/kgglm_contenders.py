@@ -1,241 +1,32 @@
-"""Ways to draw walks, to train a language model of paths and to decode it: ours, packages, and plain restatements.
+"""Ways to train a language model of paths and to decode it: ours, transformers, and plain restatements.
 
-Names that begin with ``own`` are kpi-bench. Walks run over a generated graph (``dgl-walk``, ``igraph-walk`` and ``networkx-walk`` are the
-packages, ``numpy-walk`` is a plain walk over CSR arrays; all four may visit a node again, ours may not) and over ml-100k's. Training steps
-take the same batches of user paths of ml-100k: ``plain-gpt2`` is transformers' ``GPT2LMHeadModel`` as one writes the loop, ``gemms-*`` are
-the products that no form of the step avoids. Decoding: ``recompute-*`` is ours, but runs the whole path through the model at each token.
-
-transformers and what needs it are imported where they are used, so that the memory of walks is without them.
+Names that begin with ``own`` are kpi-bench. Training steps take the same batches of user paths of ml-100k: ``plain-gpt2`` is transformers'
+``GPT2LMHeadModel`` as one writes the loop, ``gemms-*`` are the products that no form of the step avoids. Decoding: ``recompute-*`` is ours,
+but runs the whole path through the model at each token.
 """
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from baselines.common.allocator import keep_freed_memory
-from baselines.common.paths.graph import PathGraph
-from baselines.common.paths.interactions import TaskGraph
-from baselines.common.paths.user_paths import UserPaths
-from baselines.common.paths.walks import Backend, Walker
 from baselines.common.training import gradient_step
-from benchmarks.workloads import ROOT
-from kpi_bench import Csr, RecommendationTask
-from kpi_bench._dgl import import_dgl
+from benchmarks.walk_contenders import HOPS, Ints, check_paths, ml_100k, own_user_paths
+from kpi_bench import Csr
 from kpi_bench.evaluators.ranking import tie_order
-from kpi_bench.suites.suite import open_suite
 
 if TYPE_CHECKING:
     from baselines.kgglm.decode import Decoded
     from baselines.kgglm.model import PathLM
-
-SUITE = "KPI_BENCH_ML_100K"
-"""The variable that names the folder of the built suite; the benchmark sets it where it is unset."""
-
-Ints = NDArray[np.int64]
-Rows = NDArray[np.integer[Any]]
-Draw = Callable[[int], Rows]
-
-# --- Graphs -----------------------------------------------------------------------------------------------------------------------------
-
-N_NODES, N_EDGES, STEPS = 200_000, 1_000_000, 10
-HOPS = 3
-
-
-@cache
-def skewed_graph() -> PathGraph:
-    """200,000 nodes and 1M random triples of 20 relations, both ways; a few tails are in most triples: the largest degree is 17,000."""
-    rng = np.random.default_rng(0)
-    tails = (N_NODES * rng.random(N_EDGES) ** 3).astype(np.int64)
-    edges = np.stack([rng.integers(0, N_NODES, N_EDGES), rng.integers(0, 20, N_EDGES), tails], axis=1)
-    heads, relations, tails = np.ascontiguousarray(np.unique(edges, axis=0).T)
-    return PathGraph.of_edges(heads, relations, tails, n_nodes=N_NODES, n_forward=20)
-
-
-@cache
-def starts() -> Ints:
-    """200,000 random nodes that have an edge."""
-    return np.random.default_rng(1).choice(np.flatnonzero(skewed_graph().degrees()), 200_000)
-
-
-def ml_100k_raw() -> Path | None:
-    """The folder of the recipe's raw files: below KPI_BENCH_DATA or ../shared/data; None where there is none."""
-    folder = Path(os.environ.get("KPI_BENCH_DATA", ROOT.parent / "shared" / "data"))
-    found = sorted(folder.rglob("ml-100k/ml-100k.inter")) if folder.is_dir() else []
-    return found[0].parents[1] if found else None
-
-
-@cache
-def ml_100k() -> tuple[RecommendationTask, TaskGraph]:
-    """The suite's only task, and its graph: the KG and the train interactions, all both ways."""
-    suite = open_suite(Path(os.environ[SUITE]))
-    task = suite.task(suite.task_names()[0])
-    assert isinstance(task, RecommendationTask)
-    return task, TaskGraph.of_task(task, suite.graph(task.spec.kg), collaborative=True)
-
-
-# --- Walks ------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Walks:
-    """``make()`` gives what draws the first ``n`` walks: rows of nodes, of ours with the relations between them."""
-
-    n: int
-    make: Callable[[], Draw]
-
-
-@cache
-def own_walks(weighting: str, backend: Backend) -> Draw:
-    walker = Walker(skewed_graph(), weighting=weighting, backend=backend)
-    return lambda n: walker.walk(starts()[:n], STEPS, seed=0)
-
-
-@cache
-def dgl_walks() -> Draw:
-    dgl, g = import_dgl(), skewed_graph()
-    heads = np.repeat(np.arange(g.n_nodes), g.degrees())
-    pairs = torch.from_numpy(heads), torch.from_numpy(g.neighbours.astype(np.int64))
-    graph = dgl.graph(pairs, num_nodes=g.n_nodes).formats(["csr"])
-    graph.create_formats_()
-    nodes = torch.from_numpy(starts())
-    return lambda n: dgl.sampling.random_walk(graph, nodes[:n], length=STEPS)[0].numpy()
-
-
-@cache
-def numpy_walks() -> Draw:
-    g, rng = skewed_graph(), np.random.default_rng(0)
-    degrees = g.degrees()
-
-    def draw(n: int) -> Rows:
-        rows = np.empty((STEPS + 1, n), dtype=np.int32)
-        rows[0] = starts()[:n]
-        for step in range(STEPS):
-            at = rows[step]
-            rows[step + 1] = g.neighbours[g.indptr[at] + (rng.random(n) * degrees[at]).astype(np.int64)]
-        return rows.T
-
-    return draw
-
-
-@cache
-def igraph_walks() -> Draw:
-    import igraph  # type: ignore[import-not-found]
-
-    graph = igraph.Graph(N_NODES, edges_once())
-    return lambda n: np.array([graph.random_walk(v, STEPS) for v in starts()[:n].tolist()])
-
-
-@cache
-def networkx_walks() -> Draw:
-    """A walk in Python over lists of neighbours, which are made beforehand."""
-    import networkx  # type: ignore[import-untyped]
-
-    graph = networkx.Graph(edges_once().tolist())
-    neighbours = {node: list(beside) for node, beside in graph.adjacency()}
-    choice = random.Random(0).choice
-
-    def walk(node: int) -> list[int]:
-        path = [node]
-        for _ in range(STEPS):
-            path.append(choice(neighbours[path[-1]]))
-        return path
-
-    return lambda n: np.array([walk(v) for v in starts()[:n].tolist()])
-
-
-def edges_once() -> Ints:
-    """Pairs of nodes int64 ``[n, 2]`` that an edge joins, in one direction."""
-    g = skewed_graph()
-    forward = g.relations < g.n_forward
-    heads = np.repeat(np.arange(g.n_nodes), g.degrees())
-    return np.stack([heads[forward], g.neighbours[forward].astype(np.int64)], axis=1)
-
-
-@cache
-def own_kg_walks(backend: Backend) -> Draw:
-    """From each entity in turn, as in pre-training."""
-    graph = ml_100k()[1]
-    walker = Walker(graph.graph, backend=backend)
-    return lambda n: walker.walk(np.arange(n) % len(graph.entities), HOPS, seed=0)
-
-
-@cache
-def own_user_paths(backend: Backend) -> Draw:
-    """From each user in turn to an item of the user's train items, as in fine-tuning."""
-    task, graph = ml_100k()
-    sampler = UserPaths(graph.graph, task.train_matrix, graph.items, graph.first_user, backend=backend)
-    return lambda n: sampler.sample(np.arange(n) % task.n_users, HOPS, seed=0)
-
-
-WALKS: dict[str, Walks] = {
-    "own-walk": Walks(200_000, partial(own_walks, "uniform", "numba")),
-    "own-walk-torch": Walks(200_000, partial(own_walks, "uniform", "torch")),
-    "own-walk-degree": Walks(200_000, partial(own_walks, "degree", "numba")),
-    "own-walk-degree-torch": Walks(200_000, partial(own_walks, "degree", "torch")),
-    "numpy-walk": Walks(200_000, numpy_walks),
-    "dgl-walk": Walks(200_000, dgl_walks),
-    "igraph-walk": Walks(5_000, igraph_walks),
-    "networkx-walk": Walks(5_000, networkx_walks),
-}
-ML_100K_WALKS: dict[str, Walks] = {
-    "own-kg-walk": Walks(200_000, partial(own_kg_walks, "numba")),
-    "own-kg-walk-torch": Walks(200_000, partial(own_kg_walks, "torch")),
-    "own-user-path": Walks(200_000, partial(own_user_paths, "numba")),
-    "own-user-path-torch": Walks(200_000, partial(own_user_paths, "torch")),
-}
-
-
-def complete(walks: Walks) -> float:
-    """Draw, and return the share of walks that have their full length."""
-    return float((walks.make()(walks.n)[:, -1] >= 0).mean())
-
-
-def check_walks(walks: Walks, graph: PathGraph, width: int, n: int = 20_000) -> None:
-    """All steps of the first walks are edges of the graph; rows of ``width`` nodes and relations visit no node twice.
-
-    Raises:
-        AssertionError: they are not, or do.
-    """
-    rows = walks.make()(min(n, walks.n)).astype(np.int64)
-    if rows.shape[1] == width:
-        check_paths(rows, graph)
-        return
-    heads = np.repeat(np.arange(graph.n_nodes), graph.degrees())
-    joined = np.unique(heads * graph.n_nodes + graph.neighbours)
-    steps = rows[:, :-1] * graph.n_nodes + rows[:, 1:]
-    assert rows.shape[1] == width // 2 + 1
-    assert rows.min() >= 0
-    assert np.isin(steps, joined).all()
-
-
-def check_paths(rows: Ints, graph: PathGraph) -> None:
-    """Paths ``[n, 2 * hops + 1]`` that may end early run over edges of the graph and visit no node twice.
-
-    Raises:
-        AssertionError: they do not, or do.
-    """
-    nodes = rows[:, 0::2]
-    taken = rows[:, 2::2] >= 0
-    edges = (column[taken] for column in (rows[:, :-2:2], rows[:, 1::2], rows[:, 2::2]))
-    assert graph.has_edges(*edges).all()
-    assert (rows[:, 1::2] >= 0)[taken].all()
-    assert (taken[:, 1:] <= taken[:, :-1]).all()
-    for i in range(1, nodes.shape[1]):
-        assert ((nodes[:, :i] != nodes[:, i : i + 1]) | (nodes[:, i : i + 1] < 0)).all()
-
 
 # --- Training ---------------------------------------------------------------------------------------------------------------------------
 
@@ -439,8 +230,8 @@ def decoder(beams: int, cached: bool) -> Any:
     class Recomputing(PathDecoder):
         """Runs whole paths through the model."""
 
-        def _start(self, first: int, users: Ints, uniform: Tensor | None) -> Partial | None:
-            part = super()._start(first, users, uniform)
+        def _start(self, first: int, users: Ints, seed: int) -> Partial | None:
+            part = super()._start(first, users, seed)
             return part and replace(part, cache=DynamicCache())
 
         def _extended(
@@ -482,9 +273,7 @@ def decode(beams: int, users: int, cached: bool = True) -> Decoded:
     """Lists of the first users."""
     who = np.arange(users)
     order = tie_order(ml_100k()[0].n_items, "benchmark")
-    found: Decoded = decoder(beams, cached).decode(
-        who, excluded().select(who), K, order, torch.Generator().manual_seed(0)
-    )
+    found: Decoded = decoder(beams, cached).decode(who, excluded().select(who), K, order, seed=0)
     return found
 
 
@@ -527,7 +316,6 @@ def listed(decoding: Decoder) -> float:
 # --- All of them ------------------------------------------------------------------------------------------------------------------------
 
 CONTENDERS: dict[str, Callable[[], float]] = {
-    **{name: partial(complete, walks) for name, walks in (WALKS | ML_100K_WALKS).items()},
     **{name: partial(lambda make: make()(), make) for name, make in TRAININGS.items()},
     **{name: partial(listed, decoding) for name, decoding in DECODINGS.items()},
 }

@@ -41,6 +41,8 @@ AIMS = (
     Aim("bert-sdpa", "own-paper", 1.5),
     Aim("authors-form", "own-code", 12.0),
     Aim("prompts-refresh-24", "no-prompts", 1.5, "at most"),
+    Aim("dgl-walk", "own-walk", 8.0),
+    Aim("plain-gpt2", "own-range", 1.5),
     Aim("prompts-refresh-120", "no-prompts", 1.5, "at most"),
 )
 """By the contenders' names, which are different in all groups."""

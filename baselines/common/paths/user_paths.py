@@ -52,7 +52,7 @@ class UserPaths:
         )
         self._has_positives = torch.from_numpy(wanted.lengths() > 0).to(self._walker.device)
         indptr, ends, relations = _edges_into(graph, wanted.indices)
-        lists: tuple[IntArray, IntArray] = (ends, wanted.indices)
+        lists: tuple[IntArray, IntArray] = (ends.view(np.uint32), wanted.indices.view(np.uint32))
         if not self._walker.compiled:
             lists = (
                 _row_keys(indptr, ends, graph.n_nodes),
@@ -70,8 +70,7 @@ class UserPaths:
         if tries < 1:
             raise SubmissionError(f"paths to a user's items need at least one try; got {tries}")
 
-        def piece(users: Tensor, streams: Tensor) -> Tensor:
-            rows = self._walker.empty(len(users), hops)
+        def piece(users: Tensor, streams: Tensor, rows: Tensor) -> None:
             pending = self._has_positives[users].nonzero().squeeze(1)
             for number in range(tries):
                 if len(pending) == 0:
@@ -80,7 +79,6 @@ class UserPaths:
                 arrived = drawn[:, -1] >= 0
                 rows[pending[arrived]] = drawn[arrived]
                 pending = pending[~arrived]
-            return rows
 
         return self._walker.in_pieces(users, hops, seed, first, piece)
 

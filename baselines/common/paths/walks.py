@@ -47,8 +47,11 @@ class Walker:
             raise SubmissionError(f"walks need at least one worker; got {workers}")
         self.graph, self.workers, self.device = graph, workers, torch.device(device)
         self.compiled = _compiled(backend, self.device)
-        arrays = (graph.indptr, graph.neighbours, graph.relations, _cumulative(graph, weighting))
-        self._graph = self.held(*arrays)
+        edges = (graph.neighbours, graph.relations, _cumulative(graph, weighting))
+        if self.compiled:
+            self._graph = (graph.indptr, self.kernels().packed(graph.indptr, *edges))
+        else:
+            self._graph = self.held(graph.indptr, *edges)
         self._walk = self.kernels().walk
 
     def walk(self, starts: Ints, hops: int, *, seed: int, first: int = 0) -> Paths:
@@ -59,11 +62,9 @@ class Walker:
         """
         check_request(starts, self.graph.n_nodes, hops, 1, "start node")
 
-        def piece(nodes: Tensor, streams: Tensor) -> Tensor:
-            rows = self.empty(len(nodes), hops)
+        def piece(nodes: Tensor, streams: Tensor, rows: Tensor) -> None:
             rows[:, 0] = nodes
             self.extend(rows, streams, hops)
-            return rows
 
         return self.in_pieces(starts, hops, seed, first, piece)
 
@@ -76,20 +77,20 @@ class Walker:
         self._walk(*self._graph, self.bits(streams), rows.numpy() if self.compiled else rows, hops)
 
     def in_pieces(
-        self, values: Ints, hops: int, seed: int, first: int, work: Callable[[Tensor, Tensor], Tensor]
+        self, values: Ints, hops: int, seed: int, first: int, work: Callable[[Tensor, Tensor, Tensor], None]
     ) -> Paths:
-        """``work`` (values of a piece, their streams) -> rows, for all pieces of int64 ``[n]`` values by the workers."""
-        result = np.empty((len(values), 2 * hops + 1), dtype=np.int32)
-        given = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
+        """Rows of -1 that ``work`` (values of a piece, their streams, their rows) fills, for all pieces of int64 ``[n]`` values by the workers."""
+        rows = self.empty(len(values), hops)
+        given = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
 
         def run(start: int) -> None:
-            part = given[start : start + PIECE].to(self.device)
-            numbers = torch.arange(first + start, first + start + len(part), device=self.device)
-            result[start : start + len(part)] = work(part, keys(seed, numbers)).cpu().numpy()
+            part = slice(start, start + PIECE)
+            numbers = torch.arange(first + start, first + start + len(given[part]), device=self.device)
+            work(given[part], keys(seed, numbers), rows[part])
 
         with ThreadPoolExecutor(self.workers) as pool:
             list(pool.map(run, range(0, len(values), PIECE)))
-        return result
+        return rows.cpu().numpy()
 
     def kernels(self) -> Any:
         """The module of the backend's kernels."""

@@ -218,6 +218,29 @@ def test_first_steps_come_as_often_as_those_of_dgl() -> None:
     assert stats.chi2_contingency(np.stack(tables)[:, seen]).pvalue > 1e-4
 
 
+@pytest.mark.skipif(not numba_available(), reason="numba is not installed")
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.one_of(st.integers(0, 3), st.just(0), st.integers(0, 1 << 24)), max_size=100), max_size=6
+    )
+)
+def test_the_guide_names_the_place_of_the_least_bits_of_each_slot(rows: list[list[int]]) -> None:
+    """In whole numbers of any size; rows without weight lead behind their end."""
+    from baselines.common.paths._walk_kernels import GUIDE, UPTO, packed
+
+    weights = [weight for row in rows for weight in row]
+    indptr = np.cumsum([0, *map(len, rows)])
+    numbers = np.arange(len(weights), dtype=np.int32)
+    edges = packed(indptr, numbers, numbers + 7, np.cumsum([0, *weights]))
+    np.testing.assert_array_equal(edges[:, :2], np.stack([numbers, numbers + 7], axis=1))
+    for row, low, high in zip(rows, indptr[:-1], indptr[1:], strict=True):
+        sums = np.cumsum(row, dtype=np.int64)
+        np.testing.assert_array_equal(edges[low:high, UPTO], sums)
+        goals = [(-(-(i << 32) // len(row)) * int(sums[-1])) >> 32 for i in range(len(row))]
+        np.testing.assert_array_equal(edges[low:high, GUIDE], np.searchsorted(sums, goals, side="right"))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_walks_and_no_edges(backend: Any) -> None:
     graph = graph_of([], 3)
