@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,14 +12,13 @@ from torch import Tensor
 
 from baselines.common.paths.interactions import TaskGraph
 from baselines.common.paths.user_paths import UserPaths
-from baselines.common.paths.walks import Walker
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.fit import FittedRecommender
 from baselines.common.validation import RankingValidation
 from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.decode import Decoded, Decoding, PathDecoder
 from baselines.kgglm.model import PathLM
-from baselines.kgglm.train import fit_paths, pieces
+from baselines.kgglm.train import fit_paths, fit_walks, pieces, stream
 from kpi_bench import Context, Csr, ExplainedTopK, RecommendationQueries, RecommendationTask
 from kpi_bench.evaluators.recommendation import ranks_in_lists
 
@@ -28,11 +26,6 @@ Ints = NDArray[np.int64]
 
 VALID_LENGTH = 100
 """Items a user ranked on valid: no cutoff of the benchmark is larger."""
-
-
-def stream(name: str, seed: int) -> int:
-    """A seed for one of several independent uses of a run's seed."""
-    return zlib.crc32(f"{name} {seed}".encode())
 
 
 def fit_path_recommender(
@@ -51,7 +44,7 @@ def fit_path_recommender(
     """
     name = task.spec.name
     ctx.note("items_in_kg", int((graph.items < len(graph.entities)).sum()))
-    generic_training(model, graph, config, ctx, description=f"{name}: generic paths")
+    fit_walks(model, graph.graph, config.generic_epochs, config, ctx, description=f"{name}: walks")
     sampler = UserPaths(
         graph.graph,
         task.train_matrix,
@@ -82,22 +75,6 @@ def fit_path_recommender(
     )
     total = sum(parameter.numel() for parameter in model.parameters())
     return FittedRecommender(scorer, total, total, fit.best_score)
-
-
-def generic_training(
-    model: PathLM, graph: TaskGraph, config: KgglmConfig, ctx: Context, *, description: str
-) -> None:
-    """Stage 1 on a task's own graph: walks from every node, users included."""
-    walker = Walker(graph.graph, weighting=config.weighting, device=ctx.device)
-    nodes = np.flatnonzero(graph.graph.degrees())
-    seed = stream("generic paths", ctx.seed)
-
-    def sample(epoch: int) -> Iterator[NDArray[np.int32]]:
-        start = epoch * config.pretrain_walks * len(nodes)
-        for first, block in pieces(nodes, config.pretrain_walks):
-            yield walker.walk(block, config.pretrain_hops, seed=seed, first=start + first)
-
-    fit_paths(model, sample, config.generic_epochs, config, ctx, description=description)
 
 
 @dataclass(frozen=True, eq=False)

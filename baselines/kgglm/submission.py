@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,6 @@ from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.train import KgeConfig, train_kge
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.interactions import TaskGraph
-from baselines.common.paths.walks import Walker
 from baselines.common.recommenders.fit import FittedRecommender
 from baselines.common.submission import Adapted, TaskSubmission
 from baselines.common.training import prefixed
@@ -23,8 +22,8 @@ from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.links import fit_links
 from baselines.kgglm.model import LmShape, PathLM
 from baselines.kgglm.pretrained import Pretrained
-from baselines.kgglm.recommend import fit_path_recommender, stream
-from baselines.kgglm.train import fit_paths, pieces
+from baselines.kgglm.recommend import fit_path_recommender
+from baselines.kgglm.train import fit_walks
 from kpi_bench import Context, KnowledgeGraph, LinkPredictionTask, RecommendationTask, TaskKind
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.explanations import ENTITY
@@ -103,17 +102,7 @@ class KGGLM(TaskSubmission):
             embedding = train_kge(kg, self.kge, ctx, description=f"{name}: {self.kge.model}")
             _take_rows(model, embedding.entities.detach().cpu())
         model.to(ctx.device)
-        walker = Walker(graph, weighting=config.weighting, device=ctx.device)
-        nodes = np.flatnonzero(graph.degrees())
-
-        def sample(epoch: int) -> Iterator[NDArray[np.int32]]:
-            start = epoch * config.pretrain_walks * len(nodes)
-            for first, block in pieces(nodes, config.pretrain_walks):
-                yield walker.walk(
-                    block, config.pretrain_hops, seed=stream("walks", ctx.seed), first=start + first
-                )
-
-        fit_paths(model, sample, config.pretrain_epochs, config, ctx, description=f"{name}: walks")
+        fit_walks(model, graph, config.pretrain_epochs, config, ctx, description=f"{name}: walks")
         return model
 
     def _model(self, graph: PathGraph, kinds: NDArray[np.int64], softmax: str, ctx: Context) -> PathLM:

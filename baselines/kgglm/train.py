@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from baselines.common.paths.corpus import read_paths, write_paths
+from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.walks import Walker
 from baselines.common.training import Fit, Schedule, gradient_step, train
 from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.model import PathLM
@@ -30,6 +33,11 @@ def pieces(numbers: NDArray[np.int64], repeats: int) -> Iterator[tuple[int, NDAr
     total = len(numbers) * repeats
     for first in range(0, total, BLOCK):
         yield first, numbers[np.arange(first, min(first + BLOCK, total)) % len(numbers)]
+
+
+def stream(name: str, seed: int) -> int:
+    """A seed for one of several independent uses of a run's seed."""
+    return zlib.crc32(f"{name} {seed}".encode())
 
 
 class Corpus:
@@ -122,6 +130,27 @@ def fit_paths(
         metric=metric,
         description=description,
     )
+
+
+def fit_walks(
+    model: PathLM, graph: PathGraph, epochs: int, config: KgglmConfig, ctx: Context, *, description: str
+) -> None:
+    """Stage 1: train ``model`` in place on ``pretrain_walks`` walks from every node of the graph it was built for, an epoch.
+
+    Raises:
+        SubmissionError: as :func:`fit_paths`.
+    """
+    walker = Walker(graph, weighting=config.weighting, device=ctx.device)
+    nodes = np.flatnonzero(graph.degrees())
+
+    def sample(epoch: int) -> Iterator[NDArray[np.int32]]:
+        start = epoch * config.pretrain_walks * len(nodes)
+        for first, block in pieces(nodes, config.pretrain_walks):
+            yield walker.walk(
+                block, config.pretrain_hops, seed=stream("walks", ctx.seed), first=start + first
+            )
+
+    fit_paths(model, sample, epochs, config, ctx, description=description)
 
 
 def decayed(model: PathLM, weight_decay: float) -> list[dict[str, Any]]:

@@ -273,8 +273,8 @@ def test_the_generic_stage_walks_from_every_node(tmp_path: Path) -> None:
 
 def test_fine_tuning_starts_from_the_generic_stage(tmp_path: Path) -> None:
     with_stage, without = (Fine(tmp_path, generic_epochs=n, epochs=1, paths=3) for n in (1, 0))
-    assert "planted: generic paths: paths an epoch" in with_stage.reports.notes
-    assert "planted: generic paths: paths an epoch" not in without.reports.notes
+    assert "planted: walks: paths an epoch" in with_stage.reports.notes
+    assert "planted: walks: paths an epoch" not in without.reports.notes
     assert not same_weights(weights(with_stage.model), weights(without.model))
 
 
@@ -294,7 +294,7 @@ def test_the_config_generic_only_answers(tiny_suite: Suite, tmp_path: Path) -> N
     ctx = reports.context(tmp_path, **{name: tiny_suite.graph(name) for name in tiny_suite.graph_names()})
     submission.pretrain(ctx.graphs, ctx)
     submission.adapt(tiny_suite.task("shop_music"), ctx)
-    assert "shop_music: generic paths: paths an epoch" in reports.notes
+    assert "shop_music: walks: paths an epoch" in reports.notes
     assert not any("user paths" in key for key in reports.notes)
 
 
