@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,31 @@ from kpi_bench.evaluators.ranking import tie_order
 
 def context(seed: int = 1, scratch: Path = Path("/nonexistent"), **graphs: Any) -> Context:
     return Context(seed=seed, device="cpu", scratch=scratch, graphs=graphs)
+
+
+def suite_context(suite: Suite, scratch: Path, seed: int = 1, notes: dict[str, Any] | None = None) -> Context:
+    """With the suite's KGs and a cache in ``scratch``; notes are put into ``notes``."""
+
+    def report(kind: str, **values: Any) -> None:
+        if kind == "note" and notes is not None:
+            notes[values["key"]] = values["value"]
+
+    graphs = {name: suite.graph(name) for name in suite.graph_names()}
+    return Context(seed, "cpu", scratch, graphs, report, scratch / "cache")
+
+
+S = TypeVar("S", bound=Submission)
+
+
+def pretrain_and_load(cls: type[S], settings: dict[str, Any], ctx: Context, folder: Path) -> S:
+    """Pre-trained by one instance, loaded from a new ``folder`` by another."""
+    first = cls(settings)
+    first.pretrain(ctx.graphs, ctx)
+    folder.mkdir()
+    first.save_pretrained(folder)
+    second = cls(settings)
+    second.load_pretrained(folder)
+    return second
 
 
 def link_task(suite: Suite) -> LinkPredictionTask:

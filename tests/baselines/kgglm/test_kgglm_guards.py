@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
+from baseline_factory import context
+from kgglm_factory import planted, small, untrained
 
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.interactions import TaskGraph
@@ -20,8 +22,6 @@ from baselines.common.validation import RankingValidation
 from baselines.kgglm.candidates import HopEdges, edges_towards
 from baselines.kgglm.recommend import PathScorer, fit_path_recommender
 from kpi_bench import Csr
-from tests.baselines.baseline_factory import context
-from tests.baselines.kgglm.kgglm_factory import planted, small, untrained
 
 
 def test_no_network_is_needed_to_build_and_run_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

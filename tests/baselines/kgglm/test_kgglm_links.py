@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from kgglm_factory import SMALL, Reports, same_weights, small, weights
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -20,7 +21,6 @@ from baselines.kgglm.model import LmShape, PathLM
 from baselines.kgglm.submission import KGGLM
 from kpi_bench import Context, LinkPredictionQueries, LinkPredictionTask, TaskKind, TaskSpec, Triples
 from kpi_bench.harness.config import read_config
-from tests.baselines.kgglm.kgglm_factory import SMALL, Reports, same_weights, small, weights
 
 FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "kgglm"
 N = 12

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from baseline_factory import check_head_answers, link_scores, link_task, pretrain_and_load
+from baseline_factory import suite_context as context
 from safetensors.torch import load_file
 
 from baselines.common.paths.graph import PathGraph
@@ -29,7 +31,6 @@ from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.explanations import ITEM, USER
 from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.config import read_config
-from tests.baselines.baseline_factory import check_head_answers, link_scores, link_task
 
 FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "kgglm"
 QUICK = {
@@ -52,26 +53,8 @@ def params(config: str | None = None, **other: Any) -> dict[str, Any]:
     return {**read_config(FOLDER).resolve_params("tiny", config, {}), **QUICK, **other}
 
 
-def context(suite: Suite, tmp_path: Path, seed: int = 1, notes: dict[str, Any] | None = None) -> Context:
-    def report(kind: str, **values: Any) -> None:
-        if kind == "note" and notes is not None:
-            notes[values["key"]] = values["value"]
-
-    graphs = {name: suite.graph(name) for name in suite.graph_names()}
-    return Context(seed, "cpu", tmp_path, graphs, report, tmp_path / "cache")
-
-
 def pretrained(suite: Suite, tmp_path: Path, **other: Any) -> KGGLM:
-    """Pre-trained by one instance, loaded by another."""
-    settings, ctx = params(**other), context(suite, tmp_path)
-    first = KGGLM(settings)
-    first.pretrain(ctx.graphs, ctx)
-    folder = tmp_path / "state"
-    folder.mkdir()
-    first.save_pretrained(folder)
-    second = KGGLM(settings)
-    second.load_pretrained(folder)
-    return second
+    return pretrain_and_load(KGGLM, params(**other), context(suite, tmp_path), tmp_path / "state")
 
 
 def recommendation(suite: Suite) -> RecommendationTask:

@@ -10,6 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from baseline_factory import context
+from kgglm_factory import (
+    SMALL,
+    Reports,
+    planted,
+    same_weights,
+    small,
+    untrained,
+    weights,
+)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -27,16 +37,6 @@ from baselines.kgglm.train import Corpus, fit_paths
 from kpi_bench import Suite
 from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.config import read_config
-from tests.baselines.baseline_factory import context
-from tests.baselines.kgglm.kgglm_factory import (
-    SMALL,
-    Reports,
-    planted,
-    same_weights,
-    small,
-    untrained,
-    weights,
-)
 
 FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "kgglm"
 RECOMMENDER = RecommenderConfig(valid_metric="ndcg@10")

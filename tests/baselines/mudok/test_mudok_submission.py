@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from baseline_factory import pretrain_and_load
+from baseline_factory import suite_context as context
 from safetensors.torch import load_file
 
 from baselines.common.recommenders.fit import fit_recommender
@@ -17,7 +19,6 @@ from baselines.mudok.submission import MuDoK, entity_texts
 from kpi_bench import (
     ClassificationQueries,
     ClassificationTask,
-    Context,
     KnowledgeGraph,
     RecommendationTask,
     Suite,
@@ -44,26 +45,9 @@ def params(config: str | None = None, **other: Any) -> dict[str, Any]:
     return {**read_config(FOLDER).resolve_params("tiny", config, {}), **QUICK, **other}
 
 
-def context(suite: Suite, tmp_path: Path, seed: int = 1, notes: dict[str, Any] | None = None) -> Context:
-    def report(kind: str, **values: Any) -> None:
-        if kind == "note" and notes is not None:
-            notes[values["key"]] = values["value"]
-
-    graphs = {name: suite.graph(name) for name in suite.graph_names()}
-    return Context(seed, "cpu", tmp_path, graphs, report, tmp_path / "cache")
-
-
 def pretrained(suite: Suite, tmp_path: Path, config: str | None = None, **other: Any) -> MuDoK:
-    """Pre-trained by one instance, loaded by another."""
-    settings, folder = params(config, **other), tmp_path / f"state-{config}"
-    first = MuDoK(settings)
-    ctx = context(suite, tmp_path)
-    first.pretrain(dict(ctx.graphs), ctx)
-    folder.mkdir()
-    first.save_pretrained(folder)
-    second = MuDoK(settings)
-    second.load_pretrained(folder)
-    return second
+    folder = tmp_path / f"state-{config}"
+    return pretrain_and_load(MuDoK, params(config, **other), context(suite, tmp_path), folder)
 
 
 def games(suite: Suite) -> ClassificationTask:
