@@ -143,7 +143,7 @@ class PathDecoder:
     def _start(self, first: int, users: Ints, seed: int) -> Partial | None:
         """The path (user, first relation) of each user that has one; None where no user has."""
         config, device, edges = self.config, self.model.device, self._hops[0]
-        nodes = torch.from_numpy(users).to(device) + self._first_user
+        nodes = torch.tensor(users, device=device) + self._first_user
         rows = (edges.indptr[nodes + 1] > edges.indptr[nodes]).nonzero()[:, 0]
         if len(rows) == 0:
             return None
