@@ -204,13 +204,9 @@ class PathDecoder:
         """Log-probabilities of all paths that the groups of ``part`` open, row by row, float32 ``[sum of counts]``; -inf where a node comes again."""
         model, relations = self.model, edges.relations[part.groups]
         scores = part.scores.new_empty(int(ends[-1]))
-        order = relations.argsort(stable=True)
-        sizes = torch.bincount(relations, minlength=len(model.relations)).tolist()
+        order, groups = model.by_range(relations)
         over_all = None if model.softmax == "range" else model.node_normalisers(part.states, relations)
-        for relation, rows in enumerate(torch.split(order, sizes)):
-            if len(rows) == 0:
-                continue
-            members = model.range_of(relation)
+        for rows, (_, members) in zip(order.split([count for count, _ in groups]), groups, strict=True):
             table = model.nodes[members].T
             for own in torch.split(rows, max(1, CELLS // len(members))):
                 logits = part.states[own] @ table

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.paths.graph import PathGraph
 from baselines.common.top_k import row_blocks
 from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.model import PathLM
+from baselines.kgglm.pretrained import Pretrained
 from baselines.kgglm.train import fit_paths
 from kpi_bench import Context, LinkPredictionQueries, LinkPredictionTask, Predictions, Queries
 from kpi_bench.errors import SubmissionError
@@ -74,5 +74,4 @@ class AdaptedLinks:
 
     def export(self, folder: Path) -> None:
         """The model."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
-        save_file(tensors, folder / "paths.safetensors")
+        Pretrained.of_model(self.model).save(folder / "paths.safetensors")

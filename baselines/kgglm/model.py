@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from baselines.common.paths.graph import Ranges
 from baselines.kgglm.body import GptBody
-from baselines.kgglm.losses import Group, normalisers, softmax_sum
+from baselines.kgglm.losses import normalisers, softmax_sum
 from kpi_bench.errors import SubmissionError
 
 SOFTMAXES = ("range", "type", "full")
@@ -102,6 +102,13 @@ class PathLM(nn.Module):
         """The nodes that a relation leads to, ascending int64."""
         return self.range_nodes[self._bounds[relation] : self._bounds[relation + 1]]
 
+    def by_range(self, relations: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """Order ``[m]`` that puts equal ones of int64 ``[m]`` together, and of each how many there are and the nodes that it leads to."""
+        counts = torch.bincount(relations, minlength=len(self.relations)).tolist()
+        return relations.argsort(stable=True), [
+            (count, self.range_of(r)) for r, count in enumerate(counts) if count
+        ]
+
     def hidden(self, paths: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Last hidden states float32 ``[b, t, d]`` of tokens int64 ``[b, t]``; with a cache, of those after what it holds (it grows).
 
@@ -138,7 +145,7 @@ class PathLM(nn.Module):
             by_nodes = softmax_sum(of_node, self.nodes, [(len(node), None)], node)
         else:
             through = self._through(paths)
-            order, groups = self._groups(through)
+            order, groups = self.by_range(through)
             columns = self._columns(through, node)[order]
             by_nodes = softmax_sum(of_node.index_select(0, order), self.nodes, groups, columns)
         return (by_relations + by_nodes) / count
@@ -166,14 +173,6 @@ class PathLM(nn.Module):
         return scores.log_softmax(1)
 
     @torch.no_grad()
-    def node_scores(self, states: Tensor, relation: int) -> tuple[Tensor, Tensor]:
-        """Log-probabilities ``[m, k]`` of the nodes ``[k]`` that a relation leads to, after it; hidden states ``[m, d]``."""
-        members = self.range_of(relation)
-        scores = states @ self.nodes.index_select(0, members).T
-        if self.softmax == "range":
-            return scores.log_softmax(1), members
-        return scores - self._over_all(states)[:, None], members
-
     @torch.no_grad()
     def node_normalisers(self, states: Tensor, relations: Tensor) -> Tensor:
         """What a node's score ``states [m, d] * nodes[node]`` must lose to be its log-probability after ``relations`` int64 ``[m]``: ``[m]``.
@@ -182,7 +181,7 @@ class PathLM(nn.Module):
         """
         if self.softmax != "range":
             return self._over_all(states)
-        order, groups = self._groups(relations)
+        order, groups = self.by_range(relations)
         out = torch.empty_like(states[:, 0])
         out[order] = normalisers(states.index_select(0, order), self.nodes, groups)
         return out
@@ -212,13 +211,6 @@ class PathLM(nn.Module):
     def _through(self, paths: Tensor) -> Tensor:
         """The relation before each node of :meth:`_steps`, ``[m]``."""
         return paths[:, 1::2][paths[:, 2::2] >= 0]
-
-    def _groups(self, relations: Tensor) -> tuple[Tensor, list[Group]]:
-        """Order ``[m]`` that puts equal relations together, and their ranges."""
-        counts = torch.bincount(relations, minlength=len(self.relations)).tolist()
-        return relations.argsort(stable=True), [
-            (count, self.range_of(r)) for r, count in enumerate(counts) if count
-        ]
 
     def _columns(self, relations: Tensor, nodes: Tensor) -> Tensor:
         """Numbers ``[m]`` of nodes within the ranges of relations."""

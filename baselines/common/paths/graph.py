@@ -90,16 +90,6 @@ class PathGraph:
         return found
 
     @cached_property
-    def groups(self) -> RelationGroups:
-        """The edges of each node by relation."""
-        heads = np.repeat(np.arange(self.n_nodes, dtype=np.int64), self.degrees())
-        keys = heads * self.n_relations + self.relations
-        first = np.flatnonzero(np.diff(keys, prepend=-1))
-        indptr = np.zeros(self.n_nodes + 1, dtype=np.int64)
-        np.cumsum(np.bincount(heads[first], minlength=self.n_nodes), out=indptr[1:])
-        return RelationGroups(indptr, self.relations[first], np.append(first, self.n_edges))
-
-    @cached_property
     def ranges(self) -> Ranges:
         """The nodes that each relation leads to."""
         keys, places = np.unique(
@@ -117,18 +107,6 @@ class PathGraph:
 
     def _key(self, heads: Ints, relations: Ints, tails: Ints) -> Ints:
         return (heads * self.n_relations + relations) * self.n_nodes + tails
-
-
-@dataclass(frozen=True, eq=False)
-class RelationGroups:
-    """Groups of node v are ``indptr[v]:indptr[v + 1]``; group g has relation ``relations[g]`` and the edges ``first[g]:first[g + 1]``.
-
-    ``indptr`` int64 ``[n_nodes + 1]``, ``relations`` int32 ``[n_groups]`` ascending within a node, ``first`` int64 ``[n_groups + 1]``.
-    """
-
-    indptr: Ints
-    relations: NDArray[np.int32]
-    first: Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,13 +80,13 @@ def test_graph_structures_are_as_large_as_the_edges() -> None:
     size = n_nodes + 2 * len(heads)
     tracemalloc.start()
     graph = PathGraph.of_edges(heads, relations, tails, n_nodes=n_nodes, n_forward=n_relations)
-    _ = graph.groups, graph.ranges
+    _ = graph.ranges
     hops = [HopEdges.of_graph(graph, kept) for kept in edges_towards(graph, np.arange(n_nodes) < n_items, 3)]
     sampler = UserPaths(graph, positives, np.arange(n_items), first_user)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert graph.n_edges == 2 * len(heads)
-    for held in (graph, graph.groups, graph.ranges, *hops):
+    for held in (graph, graph.ranges, *hops):
         assert 0 < n_bytes(held) <= 40 * size
     assert peak <= 400 * size < n_nodes * n_relations * 8
     assert sampler.sample(user[:10], 3, seed=0).shape == (10, 7)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -61,25 +59,6 @@ def test_has_edges_of_all_possible_ones_and_of_ids_out_of_range(case: tuple[Path
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
-def test_groups_are_the_edges_by_node_and_relation(case: tuple[PathGraph, list[Triple]]) -> None:
-    graph, edges = case
-    expected = defaultdict(list)
-    for place, (head, relation, _) in enumerate(edges):
-        expected[head, relation].append(place)
-    groups = graph.groups
-    found = {
-        (v, int(groups.relations[g])): list(range(groups.first[g], groups.first[g + 1]))
-        for v in range(graph.n_nodes)
-        for g in range(groups.indptr[v], groups.indptr[v + 1])
-    }
-    assert found == expected
-    assert len(groups.relations) == len(expected)
-    for v in range(graph.n_nodes):
-        assert np.all(np.diff(groups.relations[groups.indptr[v] : groups.indptr[v + 1]]) > 0)
-
-
-@settings(max_examples=60, deadline=None)
-@given(cases())
 def test_ranges_are_the_nodes_that_relations_lead_to(case: tuple[PathGraph, list[Triple]]) -> None:
     graph, edges = case
     ranges = graph.ranges
@@ -94,7 +73,6 @@ def test_a_graph_without_edges() -> None:
     graph = PathGraph.of_edges(*columns([]), n_nodes=3, n_forward=2)
     assert graph.degrees().tolist() == [0, 0, 0]
     assert graph.has_edges(*columns([(0, 0, 0), (-1, 0, 5)])).tolist() == [False, False]
-    assert graph.groups.indptr.tolist() == [0, 0, 0, 0]
     assert graph.ranges.indptr.tolist() == [0, 0, 0, 0, 0]
 
 
