@@ -206,7 +206,7 @@ class PathDecoder:
         scores = part.scores.new_empty(int(ends[-1]))
         order, groups = model.by_range(relations)
         over_all = None if model.softmax == "range" else model.node_normalisers(part.states, relations)
-        for rows, (_, members) in zip(order.split([count for count, _ in groups]), groups, strict=True):
+        for rows, (_, members) in zip(torch.split(order, [n for n, _ in groups]), groups, strict=True):
             table = model.nodes[members].T
             for own in torch.split(rows, max(1, CELLS // len(members))):
                 logits = part.states[own] @ table
