@@ -115,7 +115,7 @@ def plain_steps() -> Callable[[], float]:
 def gemms(softmax: str) -> Callable[[], float]:
     """A batch's products of the layers and of the scores, forward and for both gradients, into memory that is there already; attention's
     own products and all that is not a product are left out."""
-    from baselines.kgglm.losses import BLOCK
+    from baselines.common.paths.losses import BLOCK
 
     g = ml_100k()[1].graph
     keep_freed_memory()

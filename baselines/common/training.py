@@ -152,6 +152,47 @@ def gradient_step(
     return step
 
 
+def annealed_step(
+    model: nn.Module,
+    loss: Callable[[B], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    decay: float,
+    warmup: float,
+) -> Callable[[B], Tensor]:
+    """A step of AdamW on a model's parameters whose learning rate rises over a share ``warmup`` of all ``steps`` and falls to zero over
+    the others; gradients are cut at a norm of 1.
+
+    A weight that no gradient moves has shrunk to exp(-``decay``) of itself after all steps, however many there are.
+    """
+    rising = max(1, int(warmup * steps))
+
+    def rate(step: int) -> float:
+        return min((step + 1) / rising, max(steps - step, 1) / max(steps - rising, 1))
+
+    # At most a tenth a step: in a stage of a few steps the whole of it would turn weights around.
+    weight_decay = min(decay / sum(map(rate, range(steps))), 0.1) / lr
+    optimizer = torch.optim.AdamW(decayed(model, weight_decay), lr=lr, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    update = gradient_step(loss, optimizer, clip=model.parameters(), clip_norm=1.0)
+
+    def step(batch: B) -> Tensor:
+        value = update(batch)
+        schedule.step()
+        return value
+
+    return step
+
+
+def decayed(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters as groups of an optimizer: tables and matrices are decayed, biases and norms are not."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wide = [parameter for parameter in parameters if parameter.ndim > 1]
+    flat = [parameter for parameter in parameters if parameter.ndim <= 1]
+    return [{"params": wide, "weight_decay": weight_decay}, {"params": flat, "weight_decay": 0.0}]
+
+
 def prefixed(ctx: Context, prefix: str) -> Context:
     """The same context, whose curves and notes carry a prefix: for one of several models of a run."""
 

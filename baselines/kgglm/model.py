@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from baselines.common.paths.body import GptBody
 from baselines.common.paths.graph import Ranges
-from baselines.kgglm.body import GptBody
-from baselines.kgglm.losses import normalisers, softmax_sum
+from baselines.common.paths.losses import normalisers, softmax_sum
 from kpi_bench.errors import SubmissionError
 
 SOFTMAXES = ("range", "type", "full")

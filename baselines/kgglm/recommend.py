@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.common.paths.epochs import pieces, stream
 from baselines.common.paths.interactions import TaskGraph
 from baselines.common.paths.user_paths import UserPaths
 from baselines.common.recommenders.base import RecommenderConfig
@@ -18,7 +19,7 @@ from baselines.common.validation import RankingValidation
 from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.decode import Decoded, Decoding, PathDecoder
 from baselines.kgglm.model import PathLM
-from baselines.kgglm.train import fit_paths, fit_walks, pieces, stream
+from baselines.kgglm.train import fit_paths, fit_walks
 from kpi_bench import Context, Csr, ExplainedTopK, RecommendationQueries, RecommendationTask
 from kpi_bench.evaluators.recommendation import ranks_in_lists
 

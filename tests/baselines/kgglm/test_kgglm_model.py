@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import DynamicCache
 
+from baselines.common.paths import losses
 from baselines.common.paths.graph import PathGraph
-from baselines.kgglm import losses
 from baselines.kgglm.model import SOFTMAXES, LmShape, PathLM
 from kpi_bench.errors import SubmissionError
 

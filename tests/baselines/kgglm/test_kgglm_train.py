@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from kgglm_factory import (
     weights,
 )
 from numpy.typing import NDArray
+from path_factory import Numbered, sorted_rows
 from torch import Tensor, nn
 
 from baselines.common.paths.corpus import read_paths
@@ -33,7 +33,7 @@ from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.model import LmShape, PathLM
 from baselines.kgglm.recommend import fit_path_recommender
 from baselines.kgglm.submission import KGGLM
-from baselines.kgglm.train import Corpus, fit_paths
+from baselines.kgglm.train import fit_paths
 from kpi_bench import Suite
 from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.config import read_config
@@ -68,64 +68,6 @@ class Probe(PathLM):
     def moves(self) -> NDArray[np.float64]:
         """How far each step carried the number."""
         return np.diff([*self.places, -self.pulled.item()])
-
-
-class Numbered:
-    """Epochs of ``n`` paths that name themselves: path i of epoch e is [e, i, i], in blocks, with ``lost`` walks that found none."""
-
-    def __init__(self, n: int, lost: int = 0) -> None:
-        self.n, self.lost = n, lost
-        self.asked: list[int] = []
-
-    def rows(self, epoch: int) -> Rows:
-        number = np.arange(self.n)
-        return np.stack([np.full(self.n, epoch), number, number], axis=1).astype(np.int32)
-
-    def __call__(self, epoch: int) -> Iterable[Rows]:
-        self.asked.append(epoch)
-        middle = self.n // 2
-        yield self.rows(epoch)[:middle]
-        yield np.full((self.lost, 3), -1, dtype=np.int32)
-        yield self.rows(epoch)[middle:]
-
-
-def epochs_of(sample: Numbered, scratch: Path, n: int, seed: int = 1, **config: Any) -> list[list[Tensor]]:
-    corpus = Corpus(sample, context(seed, scratch), small(**config), description="numbered")
-    epochs = [list(corpus.epoch()) for _ in range(n)]
-    assert all(len(epoch) == len(corpus) for epoch in epochs)
-    return epochs
-
-
-def sorted_rows(batches: list[Tensor]) -> list[list[int]]:
-    return sorted(torch.cat(batches).tolist())
-
-
-@pytest.mark.parametrize("resample", [True, False])
-def test_new_paths_in_each_epoch_only_where_asked_for(resample: bool, tmp_path: Path) -> None:
-    sample = Numbered(50)
-    epochs = epochs_of(sample, tmp_path, 3, batch_size=8, resample=resample)
-    wanted = [0, 1, 2] if resample else [0, 0, 0]
-    assert [sorted_rows(epoch) for epoch in epochs] == [sample.rows(number).tolist() for number in wanted]
-    assert sample.asked == sorted(set(wanted))
-
-
-def test_an_epoch_is_a_permutation_and_the_next_another(tmp_path: Path) -> None:
-    sample = Numbered(1000)
-    epochs = epochs_of(sample, tmp_path, 3, batch_size=64, resample=False)
-    for epoch in epochs:
-        assert [len(batch) for batch in epoch] == [64] * 15 + [40]
-        assert sorted_rows(epoch) == sample.rows(0).tolist()
-        # A batch is a choice among all paths, and no run of neighbours.
-        assert all(np.ptp(batch[:, 1].numpy()) > 500 for batch in epoch)
-    firsts = [set(epoch[0][:, 1].tolist()) for epoch in epochs]
-    assert max(len(firsts[i] & firsts[j]) for i, j in ((0, 1), (0, 2), (1, 2))) < 32
-
-
-def test_the_order_of_paths_follows_the_seed(tmp_path: Path) -> None:
-    first, again, other = (
-        torch.cat(epochs_of(Numbered(100), tmp_path, 1, seed)[0]).tolist() for seed in (1, 1, 2)
-    )
-    assert first == again != other
 
 
 def test_training_sees_each_path_once_an_epoch_in_another_order(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from baselines.kgglm.losses import normalisers, softmax_sum
+from baselines.common.paths.losses import normalisers, softmax_sum
 
 
 @settings(max_examples=60, deadline=None)
