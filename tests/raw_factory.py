@@ -20,6 +20,7 @@ def write_raw(root: Path) -> Path:
     _fb15k(root / "fb15k-237")
     _wn18rr(root / "wn18rr")
     _db15k(root / "mkg" / "DB15K")
+    _multisource(root / "multisource")
     _codex(root / "codex-s")
     _ml_100k(root / "ml-100k")
     return root
@@ -156,6 +157,19 @@ def _db15k(base: Path) -> None:
     _write(base / "train2id.txt", "2\n0 1 1\n1 2 0\n")
     _write(base / "valid2id.txt", "3\n2 0 0\n2 0 0\n0 1 1\n")
     _write(base / "test2id.txt", "1\n2 0 0\n")
+
+
+def _multisource(base: Path) -> None:
+    """Links FB15k-237 to DB15K: x is /m/a and /m/c alike, Café has none; the last row is of another source."""
+    rows = [
+        ("fb15k-237", "/m/b", "db15k", "<http://dbpedia.org/resource/New_York>", "sameAs"),
+        ("fb15k-237", "/m/c", "db15k", "<x>", "sameAs"),
+        ("fb15k-237", "/m/a", "db15k", "<x>", "sameAs"),
+        ("fb15k-237", "/m/a", "codex-s", "Q9", "id"),
+    ]
+    base.mkdir(parents=True)
+    frame = pd.DataFrame(rows, columns=["source_a", "entity_a", "source_b", "entity_b", "evidence"])
+    frame.to_parquet(base / "links.parquet")
 
 
 def _codex(base: Path) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from kpi_bench.suites._audit_graph import audit_graph, audit_triples, related_relations
+from kpi_bench.suites._audit_links import audit_links
 from kpi_bench.suites._audit_tasks import audit_examples, audit_interactions
 from kpi_bench.suites._finding import Finding, Severity, graded
 from kpi_bench.suites.graph import KnowledgeGraph
@@ -34,6 +35,7 @@ __all__ = [
     "audit_graph",
     "audit_held_out",
     "audit_interactions",
+    "audit_links",
     "audit_suite",
     "audit_task",
     "audit_triples",
@@ -61,7 +63,9 @@ def audit_suite(suite: Suite) -> list[Finding]:
         task = suite.task(name)
         findings += audit_task(task)
         if isinstance(task, LinkPredictionTask):
-            findings += audit_held_out(task, suite.graph(task.spec.kg))
+            graph = suite.graph(task.spec.kg)
+            others = [suite.graph(other) for other in suite.graph_names() if other != graph.name]
+            findings += [*audit_held_out(task, graph), *audit_links(task, graph, others)]
     return findings
 
 

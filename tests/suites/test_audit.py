@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from raw_factory import write_raw
 
 from kpi_bench.suites.audit import (
     Finding,
@@ -21,9 +23,10 @@ from kpi_bench.suites.audit import (
     render_findings,
 )
 from kpi_bench.suites.graph import KnowledgeGraph
-from kpi_bench.suites.recipes import build_suite
+from kpi_bench.suites.recipes import build_frames, build_suite
 from kpi_bench.suites.suite import Suite, open_suite
 from kpi_bench.suites.task import LinkPredictionTask, TaskKind, TaskSpec, Triples
+from kpi_bench.suites.writer import write_suite
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -205,6 +208,17 @@ def test_tiny_suite(tiny_suite: Suite) -> None:
     assert table["shop_music", "items not in the KG"].count == 1
     assert table["shop_music", "pair in train and test"].count == 0
     assert table["library_links", "triple in train and test"].count == 0
+
+
+def test_suite_with_links_is_audited_over_them(tmp_path: Path) -> None:
+    frames = build_frames("fb15k-237-db15k", write_raw(tmp_path / "raw"))
+    target, source = frames.kgs
+    telling = pd.concat([source.triples, triples([(2, 0, 0)])])
+    told = replace(frames, kgs=(target, replace(source, triples=telling)))
+    for name, suite, expected in (("clean", frames, [0, 0]), ("told", told, [1, 1])):
+        write_suite(tmp_path / name, suite)
+        findings = audit_suite(open_suite(tmp_path / name))
+        assert [f.count for f in findings if f.check.endswith("pairs joined in a linked KG")] == expected
 
 
 def test_findings_are_a_table_and_json(tiny_suite: Suite) -> None:

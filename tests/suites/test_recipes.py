@@ -6,20 +6,23 @@ from random import Random
 
 import pandas as pd
 import pytest
+from huggingface_hub.utils import validate_repo_id
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from raw_factory import write_raw
 
+from kpi_bench import align_by_name
 from kpi_bench.errors import RecipeError
-from kpi_bench.suites.recipes import build_frames, build_suite
+from kpi_bench.suites.official import official_digest
+from kpi_bench.suites.recipes import RECIPES, build_frames, build_suite
 from kpi_bench.suites.recipes._common import build_kg, entity_rows, leave_one_out, relation_rows, time_split
 from kpi_bench.suites.recipes.ml_100k import random_split
 from kpi_bench.suites.suite import Suite, open_suite
-from kpi_bench.suites.task import KgSpec, RecommendationTask
+from kpi_bench.suites.task import KgSpec, LinkPredictionTask, RecommendationTask
 from kpi_bench.suites.verify import verify_suite
 from kpi_bench.suites.writer import SuiteFrames, TaskFrames
 
-IN_SHARED_DATA = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k", "ml-100k")
+IN_SHARED_DATA = ("kpi-open", "kpi-public", "fb15k-237", "wn18rr", "db15k", "fb15k-237-db15k", "ml-100k")
 FROM_RAW = (*IN_SHARED_DATA, "codex-s")
 
 
@@ -218,6 +221,40 @@ def test_link_prediction_suites_have_train_only_kgs_and_text(raw: Path) -> None:
     )
 
 
+def test_linked_suite_leaves_out_what_tells_held_out_pairs(raw: Path) -> None:
+    frames, freebase = build_frames("fb15k-237-db15k", raw), build_frames("fb15k-237", raw)
+    target, source = frames.kgs
+    assert (target.spec.name, source.spec.name) == ("fb15k-237", "db15k")
+    assert rows(target.triples) == rows(freebase.kgs[0].triples)
+    assert target.links is None
+    # Of (New York, country, Café), (Café, seeAlso, x), (x, seeAlso, New York) the last joins /m/a and /m/c with /m/b.
+    assert rows(source.triples) == [(0, 1, 1), (1, 0, 2)]
+    assert rows(source.links) == [
+        (0, "fb15k-237", 0, "sameAs"),
+        (2, "fb15k-237", 2, "sameAs"),
+        (2, "fb15k-237", 1, "sameAs"),
+    ]
+    (links,) = frames.tasks
+    assert all(rows(links.splits[split]) == rows(freebase.tasks[0].splits[split]) for split in links.splits)
+    assert links.spec.notes[-1] == (
+        "1 of the 3 triples of DB15K are left out of KG db15k: over the links they joined the two ends of 1 valid and 1 test triples, "
+        "in either direction."
+    )
+
+
+def test_linked_suite_refuses_links_to_entities_it_lacks(tmp_path: Path) -> None:
+    again = write_raw(tmp_path)
+    table = pd.read_parquet(again / "multisource/links.parquet")
+    table.replace({"<x>": "<z>"}).to_parquet(again / "multisource/links.parquet")
+    with pytest.raises(RecipeError, match=r"links to KG fb15k-237: key 'z' is no entity's \(2 of 3 rows"):
+        build_frames("fb15k-237-db15k", again)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_are_names_that_a_hub_repository_may_have(recipe: str) -> None:
+    validate_repo_id(f"owner/{recipe}")
+
+
 def test_codex_ids_follow_sorted_keys_and_kinds_are_types(raw: Path) -> None:
     codex = build_frames("codex-s", raw)
     (kg,), (links,) = codex.kgs, codex.tasks
@@ -305,6 +342,7 @@ TASK_ROWS = {
     "fb15k-237": {"fb15k-237": (272_115, 17_535, 20_466)},
     "wn18rr": {"wn18rr": (86_835, 3_034, 3_134)},
     "db15k": {"db15k": (79_222, 9_904 - 2_423, 9_902)},
+    "fb15k-237-db15k": {"fb15k-237": (272_115, 17_535, 20_466)},
     "ml-100k": {"movielens_100k": (78_836, 9_359, 9_359)},
 }
 GRAPHS = {
@@ -317,6 +355,7 @@ GRAPHS = {
     "fb15k-237": {"fb15k-237": (14_541, 237, 272_115)},
     "wn18rr": {"wn18rr": (40_943, 11, 86_835)},
     "db15k": {"db15k": (12_842, 279, 79_222)},
+    "fb15k-237-db15k": {"fb15k-237": (14_541, 237, 272_115), "db15k": (12_842, 279, 89_197 - 5_842)},
     "ml-100k": {"movielens": (34_628, 24, 91_631)},
 }
 
@@ -325,6 +364,7 @@ GRAPHS = {
 def test_real_builds_have_the_counts_of_the_data_readme(recipe: str, real: dict[str, Suite]) -> None:
     suite = real[recipe]
     verify_suite(suite.folder, suite.manifest)
+    assert suite.manifest.digest == official_digest(suite.manifest)
     files = suite.manifest.files
     sizes = {
         name: tuple(files[f"tasks/{name}/{split}.parquet"].rows for split in ("train", "valid", "test"))
@@ -362,6 +402,42 @@ def test_real_users_items_and_coverage(real: dict[str, Suite]) -> None:
         "douban_book": (1_715, 8_592, 8_592),
         "movielens_100k": (943, 1_598, 0),
     }
+
+
+def test_real_links_and_what_they_must_not_tell(real: dict[str, Suite]) -> None:
+    suite = real["fb15k-237-db15k"]
+    target, source = suite.graph("fb15k-237"), suite.graph("db15k")
+    assert source.links is not None
+    assert set(source.links.column("rule").to_pylist()) == {"mmkb DB15K_SameAsLink"}
+    ends = [source.links.column(column).to_numpy() for column in ("entity", "other_entity")]
+    assert (source.links.num_rows, len(set(ends[0])), len(set(ends[1]))) == (12_658, 12_654, 12_658)
+    alone = real["fb15k-237"].manifest.files
+    shared = {path: entry.content for path, entry in alone.items()}
+    assert {path: entry.content for path, entry in suite.manifest.files.items() if path in shared} == shared
+    # A plain set of what DB15K says of Freebase entities holds no pair that the task asks for.
+    named: dict[int, list[int]] = {}
+    for entity, other in zip(*ends, strict=True):
+        named.setdefault(entity, []).append(other)
+    said = {
+        (x, y)
+        for head, tail in zip(source.heads.tolist(), source.tails.tolist(), strict=True)
+        for x in named.get(head, ())
+        for y in named.get(tail, ())
+    }
+    task = suite.task("fb15k-237")
+    assert isinstance(task, LinkPredictionTask)
+    assert task.test is not None
+    for split in (task.valid, task.test):
+        asked = set(zip(split.heads.tolist(), split.tails.tolist(), strict=True))
+        assert not asked & said
+        assert not {(tail, head) for head, tail in asked} & said
+    notes = suite.manifest.task("fb15k-237").notes
+    assert any("5,842 of the 89,197" in note and "2,364 valid and 2,748 test" in note for note in notes)
+    # What names alone find of the published links.
+    by_name = align_by_name(target, source)
+    published = set(zip(ends[1].tolist(), ends[0].tolist(), strict=True))
+    found = list(zip(by_name["entity"], by_name["other_entity"], strict=True))
+    assert (len(found), sum(pair in published for pair in found)) == (10_777, 10_774)
 
 
 def test_real_relations_never_hold_user_behaviour(real: dict[str, Suite]) -> None:

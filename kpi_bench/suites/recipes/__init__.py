@@ -20,6 +20,7 @@ RECIPES = {
     "fb15k-237": "fb15k_237",
     "wn18rr": "wn18rr",
     "db15k": "db15k",
+    "fb15k-237-db15k": "fb15k_237_db15k",
     "codex-s": "codex_s",
     "ml-100k": "ml_100k",
 }
