@@ -35,3 +35,19 @@ def soft_kl(
     then keep their size when T changes. ``detach`` keeps the gradient from the target."""
     loss = row_kl(target.detach() if detach else target, student, temperature=temperature, floor=floor)
     return loss.mean() * temperature**2
+
+
+def cosine_loss(mapped: Tensor, target: Tensor) -> Tensor:
+    """Mean over rows of 1 - cos of ``[m, d]`` and ``[m, d]``, a scalar; no gradient flows to the target. 0 for no row."""
+    cosines = functional.cosine_similarity(mapped, target.detach(), dim=-1)
+    return (1 - cosines).sum() / max(1, len(cosines))
+
+
+def normalised_mse(mapped: Tensor, target: Tensor) -> Tensor:
+    """Mean over rows of |LN(mapped) - LN(target)|^2 / d of ``[m, d]`` and ``[m, d]``, a scalar; LN is the LayerNorm without parameters.
+
+    No gradient flows to the target. 0 for no row.
+    """
+    d = mapped.shape[-1:]
+    gaps = functional.layer_norm(mapped, d) - functional.layer_norm(target.detach(), d)
+    return gaps.square().sum() / max(1, gaps.numel())

@@ -31,7 +31,7 @@ SECOND = np.uint64(random_numbers.SECOND)
 
 
 @njit(nogil=True, cache=True)
-def _bits(key: Any, counter: int) -> Any:
+def random_bits(key: Any, counter: int) -> Any:
     """32 random bits of a stream, as uint64."""
     z = key + np.uint64(counter + 1) * GOLDEN
     z = (z ^ (z >> np.uint64(30))) * FIRST
@@ -48,7 +48,7 @@ def _scaled(bits: Any, limit: Any) -> Any:
 @njit(nogil=True, cache=True)
 def below(key: Any, counter: int, limit: Any) -> Any:
     """As ``random_numbers.below`` for one stream."""
-    return _scaled(_bits(key, counter), limit)
+    return _scaled(random_bits(key, counter), limit)
 
 
 @njit(nogil=True, cache=True)
@@ -81,7 +81,7 @@ def packed(
 
 
 @njit(nogil=True, cache=True)
-def _upper(values: NDArray[Any], low: Any, high: Any, wanted: Any) -> Any:
+def upper(values: NDArray[Any], low: Any, high: Any, wanted: Any) -> Any:
     """The first place in ``low..high`` whose value exceeds ``wanted``, in ascending values; without a branch to mispredict."""
     size = high - low
     while size > 0:
@@ -93,7 +93,7 @@ def _upper(values: NDArray[Any], low: Any, high: Any, wanted: Any) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _seen(row: NDArray[np.int32], steps: int, node: Any) -> bool:
+def on_walk(row: NDArray[np.int32], steps: int, node: Any) -> bool:
     """Whether a node is among the first ``steps + 1`` of a row of nodes."""
     seen = False
     for j in range(steps + 1):
@@ -111,7 +111,7 @@ def _unvisited(
     for e in range(low, high):
         weight = edges[e, UPTO] - before if weighted else 1
         before += weight
-        if not _seen(row, step, edges[e, NODE]):
+        if not on_walk(row, step, edges[e, NODE]):
             total += weight
     if total == 0:
         return np.int64(-1)
@@ -119,7 +119,7 @@ def _unvisited(
     for e in range(low, high):
         weight = edges[e, UPTO] - before if weighted else 1
         before += weight
-        if not _seen(row, step, edges[e, NODE]):
+        if not on_walk(row, step, edges[e, NODE]):
             left -= weight
             if left < 0:
                 return np.int64(e)
@@ -129,7 +129,7 @@ def _unvisited(
 @njit(nogil=True, cache=True)
 def _draw(low: int, high: int, edges: NDArray[np.int32], key: Any, counter: int) -> Any:
     """One of the edges ``low..high`` by weight, whatever it leads to; they must weigh something."""
-    bits = _bits(key, counter)
+    bits = random_bits(key, counter)
     place = low + _scaled(bits, high - low)
     if edges.shape[1] > GUIDE:
         place = low + edges[place, GUIDE]
@@ -168,7 +168,7 @@ def walk(
                 if at[w] >= 0:
                     low[w], high[w] = indptr[at[w]], indptr[at[w] + 1]
             for w in range(lanes):
-                bits[w] = _bits(key[w], COUNTERS * s)
+                bits[w] = random_bits(key[w], COUNTERS * s)
                 place[w] = low[w] + _scaled(bits[w], high[w] - low[w])
             if edges.shape[1] > GUIDE:  # as _draw, but in two rounds, each with one miss
                 for w in range(lanes):
@@ -197,7 +197,7 @@ def walk(
                 found = high[w]
                 for attempt in range(1, ATTEMPTS):
                     found = _draw(low[w], high[w], edges, key[w], COUNTERS * s + attempt)
-                    if not _seen(row, s, edges[found, NODE]):
+                    if not on_walk(row, s, edges[found, NODE]):
                         break
                     found = high[w]
                 if found == high[w]:
@@ -252,7 +252,7 @@ def finish(
         n = 0
         if high - low > SEARCH * len(own):
             for node in own:
-                low = _upper(ends, low, high, np.int64(node) - 1)
+                low = upper(ends, low, high, np.int64(node) - 1)
                 while low < high and ends[low] == node:
                     found[n] = low
                     n += marked[node]

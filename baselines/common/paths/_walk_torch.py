@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def walk(
                 break
             walks = live[pending]
             found = _draw(low[pending], high[pending], cumulative, keys[walks], COUNTERS * step + attempt)
-            fresh = ~_seen(paths, walks, step, neighbours[found])
+            fresh = ~on_walk(paths, walks, step, neighbours[found])
             edges[pending[fresh]] = found[fresh]
             pending = pending[~fresh]
         for part in parts(high[pending] - low[pending], CELLS):
@@ -69,6 +70,28 @@ def spread(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(len(owner), device=low.device) + offset[owner], owner
 
 
+def on_walk(paths: Tensor, walks: Tensor, step: int, nodes: Tensor) -> Tensor:
+    """Whether each node is on the walk given beside it, up to ``step``; columnwise, for bounded memory."""
+    seen = torch.zeros(len(nodes), dtype=torch.bool, device=nodes.device)
+    for column in range(0, 2 * step + 1, 2):
+        seen |= paths[walks, column] == nodes
+    return seen
+
+
+def pick(
+    low: Tensor, high: Tensor, edges: Tensor, weights: Tensor, draw: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """One of the edges of each range ``low..high``, as :func:`spread` gives them, by weight; -1 where all weigh nothing.
+
+    ``draw`` gives a number below each range's total.
+    """
+    sums = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
+    ends = (high - low).cumsum(0)
+    base, totals = sums[ends - (high - low)], sums[ends] - sums[ends - (high - low)]
+    place = torch.searchsorted(sums, base + draw(totals), right=True) - 1
+    return torch.where(totals > 0, edges[place.clamp(max=len(edges) - 1)], -1)
+
+
 def _weight(cumulative: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return cumulative[high] - cumulative[low] if len(cumulative) else high - low
 
@@ -78,14 +101,6 @@ def _draw(low: Tensor, high: Tensor, cumulative: Tensor, keys: Tensor, counter: 
     if len(cumulative) == 0:
         return low + draw
     return torch.searchsorted(cumulative, cumulative[low] + draw, right=True) - 1
-
-
-def _seen(paths: Tensor, walks: Tensor, step: int, nodes: Tensor) -> Tensor:
-    """Whether each node is on the walk given beside it, up to ``step``; columnwise, for bounded memory."""
-    seen = torch.zeros(len(nodes), dtype=torch.bool, device=nodes.device)
-    for column in range(0, 2 * step + 1, 2):
-        seen |= paths[walks, column] == nodes
-    return seen
 
 
 def _unvisited(
@@ -101,12 +116,8 @@ def _unvisited(
     """One of each walk's edges that lead off it, by weight; -1 where there is none."""
     edges, owner = spread(low, high)
     weights = _weight(cumulative, edges, edges + 1)
-    weights = torch.where(_seen(paths, walks[owner], step, neighbours[edges]), 0, weights)
-    sums = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
-    ends = (high - low).cumsum(0)
-    base, totals = sums[ends - (high - low)], sums[ends] - sums[ends - (high - low)]
-    place = torch.searchsorted(sums, base + below(keys, COUNTERS * step + ATTEMPTS, totals), right=True) - 1
-    return torch.where(totals > 0, edges[place.clamp(max=len(edges) - 1)], -1)
+    weights = torch.where(on_walk(paths, walks[owner], step, neighbours[edges]), 0, weights)
+    return pick(low, high, edges, weights, partial(below, keys, COUNTERS * step + ATTEMPTS))
 
 
 def finish(
@@ -143,7 +154,7 @@ def finish(
                 nodes = ends[places] - (v * n_nodes)[owner]
                 sought = (u * n_nodes)[owner] + nodes
                 counts = torch.searchsorted(wanted, sought, right=True) - torch.searchsorted(wanted, sought)
-            counts[_seen(paths, some[owner], hops - 1, nodes)] = 0
+            counts[on_walk(paths, some[owner], hops - 1, nodes)] = 0
             totals = torch.zeros_like(u).index_add_(0, owner, counts)
             base = totals.cumsum(0) - totals
             has = totals > 0

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from baselines.common.paths import random_numbers
 from kpi_bench import KnowledgeGraph
 from kpi_bench.errors import SubmissionError
 
@@ -79,7 +81,7 @@ class PathGraph:
 
     def has_edges(self, heads: Ints, relations: Ints, tails: Ints) -> NDArray[np.bool_]:
         """Which of the given edges exist, bool ``[n]``; ids out of range are no edges."""
-        keys = self._edge_keys
+        keys = self.edge_keys
         known = (heads >= 0) & (heads < self.n_nodes) & (tails >= 0) & (tails < self.n_nodes)
         known &= (relations >= 0) & (relations < self.n_relations)
         wanted = np.where(known, self._key(heads, relations, tails), -1)
@@ -88,6 +90,39 @@ class PathGraph:
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         found: NDArray[np.bool_] = keys[place] == wanted
         return found
+
+    def capped(self, limit: int, keep: int, *, seed: int) -> PathGraph:
+        """The graph with hubs thinned: a node of more than ``limit`` edges keeps ``keep`` of them, drawn evenly.
+
+        An edge has one random number, a function of the seed and of its head, relation and tail, which serves both directions and
+        both ends: a hub keeps the edges of its smallest numbers, and what one end drops is gone in both directions. So a hub keeps
+        fewer than ``keep`` only next to other hubs, or by one for a self-loop, which counts twice.
+
+        Raises:
+            SubmissionError: not ``1 <= keep <= limit``.
+        """
+        if not 1 <= keep <= limit:
+            raise SubmissionError(
+                f"a capped graph keeps 1..limit edges of a hub; got limit {limit} and keep {keep}"
+            )
+        hubs = self.degrees() > limit
+        if not hubs.any():
+            return self
+        heads = self._heads
+        touching = np.flatnonzero(hubs[heads] | hubs[self.neighbours])
+        heads, tails = heads[touching], self.neighbours[touching].astype(np.int64)
+        numbers = self._edge_numbers(heads, self.relations[touching].astype(np.int64), tails, seed)
+        own = np.flatnonzero(hubs[heads])  # by head, as all edges
+        ranked = numbers[own][np.lexsort((numbers[own], heads[own]))]
+        degrees = self.degrees()[hubs]
+        least_dropped = np.zeros(self.n_nodes, dtype=np.int64)
+        least_dropped[hubs] = ranked[np.cumsum(degrees) - degrees + keep]
+        dropped = hubs[heads] & (numbers >= least_dropped[heads])
+        dropped |= hubs[tails] & (numbers >= least_dropped[tails])
+        kept = np.ones(self.n_edges, dtype=np.bool_)
+        kept[touching[dropped]] = False
+        indptr = np.concatenate([[0], np.cumsum(kept)])[self.indptr]
+        return PathGraph(indptr, self.neighbours[kept], self.relations[kept], self.n_forward)
 
     @cached_property
     def ranges(self) -> Ranges:
@@ -101,12 +136,27 @@ class PathGraph:
         return Ranges(indptr, node, (places - indptr[self.relations]).astype(np.int32))
 
     @cached_property
-    def _edge_keys(self) -> Ints:
-        heads = np.repeat(np.arange(self.n_nodes, dtype=np.int64), self.degrees())
-        return self._key(heads, self.relations.astype(np.int64), self.neighbours.astype(np.int64))
+    def edge_keys(self) -> Ints:
+        """(head * n_relations + relation) * n_nodes + tail of each edge: ascending, int64 ``[n_edges]``."""
+        return self._key(self._heads, self.relations.astype(np.int64), self.neighbours.astype(np.int64))
+
+    @property
+    def _heads(self) -> Ints:
+        return np.repeat(np.arange(self.n_nodes, dtype=np.int64), self.degrees())
 
     def _key(self, heads: Ints, relations: Ints, tails: Ints) -> Ints:
         return (heads * self.n_relations + relations) * self.n_nodes + tails
+
+    def _edge_numbers(self, heads: Ints, relations: Ints, tails: Ints, seed: int) -> Ints:
+        """A random int64 for each edge, the same for both of its directions and for no other edge."""
+        back = relations >= self.n_forward
+        forward = self._key(
+            np.where(back, tails, heads),
+            np.where(back, relations - self.n_forward, relations),
+            np.where(back, heads, tails),
+        )
+        numbers: Ints = random_numbers.keys(seed, torch.from_numpy(forward)).numpy()
+        return numbers
 
 
 @dataclass(frozen=True, eq=False)

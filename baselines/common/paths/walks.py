@@ -23,7 +23,59 @@ Paths = NDArray[np.int32]
 PIECE = 1 << 14
 
 
-class Walker:
+class Drawer:
+    """What draws paths in pieces: its backend, device and worker threads.
+
+    Raises:
+        SubmissionError: an unknown backend, numba asked for but absent or off the CPU, or no worker.
+    """
+
+    def __init__(self, *, backend: Backend = "auto", device: str = "cpu", workers: int = 1) -> None:
+        if workers < 1:
+            raise SubmissionError(f"walks need at least one worker; got {workers}")
+        self.workers, self.device = workers, torch.device(device)
+        self.compiled = _compiled(backend, self.device)
+
+    def empty(self, n: int, hops: int) -> Tensor:
+        """Rows of -1, int32 ``[n, 2 * hops + 1]``."""
+        return torch.full((n, 2 * hops + 1), -1, dtype=torch.int32, device=self.device)
+
+    def in_pieces(
+        self,
+        values: NDArray[np.integer[Any]],
+        hops: int,
+        seed: int,
+        first: int,
+        work: Callable[[Tensor, Tensor, Tensor], None],
+    ) -> Paths:
+        """Rows of -1 that ``work`` (values of a piece, their streams, their rows) fills, for all pieces of ``[n, ...]`` values by the workers.
+
+        ``work`` gets the values as int64.
+        """
+        rows = self.empty(len(values), hops)
+        given = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
+
+        def run(start: int) -> None:
+            part = slice(start, start + PIECE)
+            numbers = torch.arange(first + start, first + start + len(given[part]), device=self.device)
+            work(given[part], keys(seed, numbers), rows[part])
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            list(pool.map(run, range(0, len(values), PIECE)))
+        return rows.cpu().numpy()
+
+    def held(self, *arrays: NDArray[Any]) -> tuple[Any, ...]:
+        """Arrays as the kernels take them."""
+        if self.compiled:
+            return arrays
+        return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
+
+    def bits(self, streams: Tensor) -> Any:
+        """int64 streams as the kernels take them."""
+        return streams.numpy().view(np.uint64) if self.compiled else streams
+
+
+class Walker(Drawer):
     """Draws paths: int32 rows ``[2 * hops + 1]`` of node, relation, node, ..., node; -1 from where a walk ends early.
 
     Each step takes an edge to a node that is not on the walk yet, drawn among all such edges with equal weight (``uniform``) or with
@@ -31,7 +83,7 @@ class Walker:
     ``workers`` threads share the pieces of a call.
 
     Raises:
-        SubmissionError: an unknown keyword, numba asked for but absent or off the CPU, or a node whose edges weigh 2**31 or more together.
+        SubmissionError: as :class:`Drawer`, an unknown weighting, or a node whose edges weigh 2**31 or more together.
     """
 
     def __init__(
@@ -43,10 +95,8 @@ class Walker:
         device: str = "cpu",
         workers: int = 1,
     ) -> None:
-        if workers < 1:
-            raise SubmissionError(f"walks need at least one worker; got {workers}")
-        self.graph, self.workers, self.device = graph, workers, torch.device(device)
-        self.compiled = _compiled(backend, self.device)
+        super().__init__(backend=backend, device=device, workers=workers)
+        self.graph = graph
         edges = (graph.neighbours, graph.relations, _cumulative(graph, weighting))
         if self.compiled:
             self._graph = (graph.indptr, self.kernels().packed(graph.indptr, *edges))
@@ -68,29 +118,9 @@ class Walker:
 
         return self.in_pieces(starts, hops, seed, first, piece)
 
-    def empty(self, n: int, hops: int) -> Tensor:
-        """Rows of -1, int32 ``[n, 2 * hops + 1]``."""
-        return torch.full((n, 2 * hops + 1), -1, dtype=torch.int32, device=self.device)
-
     def extend(self, rows: Tensor, streams: Tensor, hops: int) -> None:
         """Take the first ``hops`` steps of rows that hold their start nodes and -1, in place."""
         self._walk(*self._graph, self.bits(streams), rows.numpy() if self.compiled else rows, hops)
-
-    def in_pieces(
-        self, values: Ints, hops: int, seed: int, first: int, work: Callable[[Tensor, Tensor, Tensor], None]
-    ) -> Paths:
-        """Rows of -1 that ``work`` (values of a piece, their streams, their rows) fills, for all pieces of int64 ``[n]`` values by the workers."""
-        rows = self.empty(len(values), hops)
-        given = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64)).to(self.device)
-
-        def run(start: int) -> None:
-            part = slice(start, start + PIECE)
-            numbers = torch.arange(first + start, first + start + len(given[part]), device=self.device)
-            work(given[part], keys(seed, numbers), rows[part])
-
-        with ThreadPoolExecutor(self.workers) as pool:
-            list(pool.map(run, range(0, len(values), PIECE)))
-        return rows.cpu().numpy()
 
     def kernels(self) -> Any:
         """The module of the backend's kernels."""
@@ -100,18 +130,8 @@ class Walker:
 
         return _walk_kernels
 
-    def held(self, *arrays: NDArray[Any]) -> tuple[Any, ...]:
-        """Arrays as the kernels take them."""
-        if self.compiled:
-            return arrays
-        return tuple(torch.from_numpy(array).to(self.device) for array in arrays)
 
-    def bits(self, streams: Tensor) -> Any:
-        """int64 streams as the kernels take them."""
-        return streams.numpy().view(np.uint64) if self.compiled else streams
-
-
-def check_request(values: Ints, limit: int, hops: int, least: int, what: str) -> None:
+def check_request(values: NDArray[np.integer[Any]], limit: int, hops: int, least: int, what: str) -> None:
     """Refuse a request for paths that cannot be drawn."""
     if hops < least:
         raise SubmissionError(f"these paths need at least {least} hops; got {hops}")

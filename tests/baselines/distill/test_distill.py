@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from baselines.common.distill.losses import row_kl, soft_kl
+from baselines.common.distill.losses import cosine_loss, normalised_mse, row_kl, soft_kl
 from baselines.common.distill.schedules import time_decay
 from baselines.common.distill.teachers import fingerprint, freeze
 
@@ -61,6 +62,41 @@ def test_detach_keeps_the_gradient_from_the_target() -> None:
         assert student.grad is not None
         assert student.grad.abs().sum() > 0
         assert (target.grad is None) == detach
+
+
+def plain_norm(row: list[float]) -> list[float]:
+    mean = sum(row) / len(row)
+    spread = math.sqrt(sum((x - mean) ** 2 for x in row) / len(row) + 1e-5)
+    return [(x - mean) / spread for x in row]
+
+
+def test_losses_of_vectors_are_plain_sums() -> None:
+    a, b = logits(5, 6), logits(5, 6, seed=1)
+    angles, gaps = [], []
+    for x, y in zip(a.tolist(), b.tolist(), strict=True):
+        angles.append(1 - sum(map(math.prod, zip(x, y, strict=True))) / math.hypot(*x) / math.hypot(*y))
+        gaps.append(sum((p - q) ** 2 for p, q in zip(plain_norm(x), plain_norm(y), strict=True)) / 6)
+    assert cosine_loss(a, b).item() == pytest.approx(sum(angles) / 5)
+    assert normalised_mse(a, b).item() == pytest.approx(sum(gaps) / 5)
+
+
+@pytest.mark.parametrize("loss", [cosine_loss, normalised_mse])
+def test_losses_of_vectors_see_no_scale_and_teach_one_side(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    mapped, target = logits(4, 6).requires_grad_(), logits(4, 6, seed=1).requires_grad_()
+    assert loss(3 * mapped, target / 2).item() == pytest.approx(loss(mapped, target).item(), rel=1e-3)
+    assert loss(mapped, 2 * mapped).item() == pytest.approx(0, abs=1e-4)
+    assert torch.autograd.gradcheck(lambda x: loss(x, target), mapped)
+    loss(mapped, target).backward()
+    assert target.grad is None
+    none = logits(0, 6).requires_grad_()
+    loss(none, none).backward()
+    assert loss(none, none).item() == 0
+    zeros = torch.zeros(2, 6, requires_grad=True)
+    loss(zeros, torch.ones(2, 6)).backward()
+    assert zeros.grad is not None
+    assert bool(zeros.grad.isfinite().all())
 
 
 def test_a_frozen_model_has_no_gradient_and_keeps_its_fingerprint() -> None:

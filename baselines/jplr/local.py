@@ -1,0 +1,65 @@
+"""A task's part of its KG: what the student is trained for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kpi_bench import ClassificationTask, KnowledgeGraph, LinkPredictionTask, RecommendationTask
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LocalGraph:
+    """``entities`` int64 ``[n]``, ascending, and the triples among them to learn from and to stop on, int64 ``[m, 3]`` in ids of the KG."""
+
+    kg: str
+    entities: Ints
+    train: Ints
+    valid: Ints
+
+    @classmethod
+    def of_links(cls, task: LinkPredictionTask) -> LocalGraph:
+        """All entities of the KG, and the task's own splits."""
+        return cls(task.spec.kg, np.arange(task.n_entities), task.train.array(), task.valid.array())
+
+    @classmethod
+    def of_items(
+        cls, task: RecommendationTask | ClassificationTask, kg: KnowledgeGraph, *, holdout: float, seed: int
+    ) -> LocalGraph:
+        """The task's items with all their triples, and what these lead to. A share ``holdout`` of the triples is there to stop on.
+
+        Items are all entities of the domain and kind of those that the task's train and valid splits name: a task does not
+        tell whom its test is about.
+        """
+        items = np.isin(_kinds(kg), _kinds(kg)[_named(task)])
+        mine = items[kg.heads] | items[kg.tails]
+        triples = kg.triples()[mine]
+        entities = np.union1d(np.flatnonzero(items), triples[:, [0, 2]])
+        order = np.random.default_rng(seed).permutation(len(triples))
+        held_out = np.zeros(len(triples), dtype=np.bool_)
+        held_out[order[: int(holdout * len(triples))]] = True
+        return cls(kg.name, entities, triples[~held_out], triples[held_out])
+
+    def places(self, triples: Ints) -> Ints:
+        """Triples with their ends numbered by place in ``entities``, ``[m, 3]``."""
+        placed = triples.copy()
+        placed[:, [0, 2]] = np.searchsorted(self.entities, triples[:, [0, 2]])
+        return placed
+
+
+def _named(task: RecommendationTask | ClassificationTask) -> Ints:
+    if isinstance(task, RecommendationTask):
+        return np.unique(task.item_entity[task.item_entity >= 0])
+    return np.union1d(task.train.entities, task.valid.entities)
+
+
+def _kinds(kg: KnowledgeGraph) -> NDArray[np.int64]:
+    """A number for each entity that stands for its domain and kind."""
+    domains = kg.entities.column("domain").to_pandas().factorize()[0]
+    kinds, names = kg.entities.column("kind").to_pandas().factorize()
+    numbers: NDArray[np.int64] = domains * len(names) + kinds
+    return numbers

@@ -1,0 +1,104 @@
+"""The teacher: one path model over the union of several KGs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from baselines.common.distill.teachers import freeze
+from baselines.common.training import Schedule
+from baselines.jplr.config import JplrConfig
+from baselines.jplr.encoder import EncoderShape
+from baselines.jplr.model import PathModel
+from baselines.jplr.paths import TriplePaths
+from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
+from baselines.jplr.union import UnionGraph
+from kpi_bench import Context
+from kpi_bench.errors import SubmissionError
+
+PAIRS = 512
+"""Links of a step, each of which is told from the others."""
+
+
+def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) -> PathModel:
+    """Train a teacher on all paths of the union graph; there is no task, so it has a fixed number of epochs.
+
+    Raises:
+        SubmissionError: the KGs have no triple, or training diverged.
+    """
+    description = f"{name}: teacher"
+    device = torch.device(ctx.device)
+    model = new_teacher(union, config, ctx.seed).to(device)
+    sample = TriplePaths(union.graph, union.triples, union.bridges, config, ctx)
+    epochs = Epochs(sample, config, ctx, description=description)
+    objective = NextEntity(epochs.frequency(union.n_entities), config, ctx.seed)
+    links = torch.from_numpy(union.links).to(device)
+    generator = torch.Generator(device).manual_seed(ctx.seed)
+    for key, count in (
+        ("links", len(links)),
+        ("entities", union.n_entities),
+        ("triples", len(union.triples)),
+    ):
+        ctx.note(key, count)
+
+    def loss(paths: Tensor) -> Tensor:
+        steps = model.queries(paths)
+        candidates = objective.candidates(steps.targets)
+        total = objective.loss(steps, scores_of(model, steps.states, candidates.ids), candidates)
+        if config.align > 0 and len(links) > 0:
+            chosen = torch.randint(len(links), (PAIRS,), generator=generator, device=device)
+            chosen = torch.unique(chosen)
+            total = total + config.align * alignment(model, links[chosen], config.align_temperature)
+        return total
+
+    schedule = Schedule(config.teacher_epochs)
+    fit(model, loss, epochs, schedule, config, ctx, lr=config.teacher_lr, description=description)
+    return freeze(model)
+
+
+def alignment(model: PathModel, links: Tensor, temperature: float) -> Tensor:
+    """Mean over links int64 ``[k, 2]`` of -log softmax of the pair's cosine over ``temperature`` among all second entities, and among all
+    first ones: half of each (InfoNCE; our reading, since the paper's loss is not public)."""
+    first, second = (functional.normalize(model.rows(ids), dim=1) for ids in links.unbind(1))
+    cosines = first @ second.T / temperature
+    own = torch.arange(len(links), device=links.device)
+    return (functional.cross_entropy(cosines, own) + functional.cross_entropy(cosines.T, own)) / 2
+
+
+def new_teacher(union: UnionGraph, config: JplrConfig, seed: int) -> PathModel:
+    """An untrained teacher of the union's size."""
+    shape = EncoderShape(
+        config.teacher_hidden,
+        config.teacher_layers,
+        config.teacher_heads,
+        config.dropout,
+        2 * config.hops + 1,
+    )
+    return PathModel(
+        union.n_entities,
+        2 * union.n_relations,
+        shape,
+        encoder=config.encoder,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def load_teacher(union: UnionGraph, config: JplrConfig, file: Path) -> PathModel:
+    """The teacher of a union that is in ``file`` (the tensors of :meth:`PathModel.served`), frozen, on the CPU.
+
+    Raises:
+        SubmissionError: the file cannot be read, or holds a teacher of other KGs or parameters.
+    """
+    model = new_teacher(union, config, seed=0)
+    try:
+        model.load_state_dict(load_file(file))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SubmissionError(
+            f"{file} holds no teacher of the KGs {', '.join(union.names)} with these parameters ({error}); pre-train again"
+        ) from error
+    return freeze(model)
