@@ -13,8 +13,8 @@ CHOICES = {
     "encoder": ("transformer", "rsn", "rnn"),
     "precision": ("auto", "bfloat16", "float32"),
 }
-POSITIVE = ("hops", "hub_limit", "hub_keep", "negatives", "batch_size", "teacher_hidden", "teacher_layers", "teacher_heads", "hidden", "layers", "heads", "eval_every", "patience", "link_triples")  # fmt: skip
-NOT_NEGATIVE = ("teacher_epochs", "epochs", "link_hops", "later_weight", "decay", "align", "feature", "network", "prediction", "valid_triples")  # fmt: skip
+POSITIVE = ("hops", "hub_limit", "hub_keep", "negatives", "batch_size", "teacher_hidden", "teacher_layers", "teacher_heads", "hidden", "layers", "heads", "eval_every", "patience", "link_triples", "teacher_epochs", "epochs")  # fmt: skip
+NOT_NEGATIVE = ("link_hops", "later_weight", "decay", "align", "feature", "network", "prediction", "valid_triples")  # fmt: skip
 ABOVE_ZERO = ("teacher_lr", "lr", "temperature", "align_temperature")
 SHARES = {"depth": (0.0, 1.0), "crossing": (0.0, 1.0), "dropout": (-0.1, 0.9), "warmup": (-0.1, 1.0), "holdout": (-0.1, 0.5)}  # fmt: skip
 
@@ -37,8 +37,8 @@ class JplrConfig:
 
     Student: trained on the task's part of its KG and the teacher's triples within ``link_hops`` hops, at most ``link_triples`` an
     entity. ``feature``, ``network`` and ``prediction`` weigh the three losses of distillation; ``temperature`` is that of predictions.
-    It stops on the task's valid triples (at most ``valid_triples`` of them, 0: all), or, where the task has none, on a share
-    ``holdout`` of its KG's.
+    It stops on the task's valid triples (at most ``valid_triples`` of them, 0: all). Tasks without any stop on triples of their KG: a share ``holdout`` of each
+    KG's is kept from the teacher and from the students that stop on it.
 
     Optimisation (both): AdamW, the learning rate rises over a share ``warmup`` of all steps and falls to zero over the others; a
     weight that no gradient moves shrinks to exp(-``decay``) of itself. ``precision``: matrix products of training take bfloat16 numbers where
@@ -92,7 +92,7 @@ class JplrConfig:
             if getattr(self, name) < 1:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
         for name in NOT_NEGATIVE:
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         for name in ABOVE_ZERO:
             if not getattr(self, name) > 0:
@@ -107,5 +107,13 @@ class JplrConfig:
                 raise SubmissionError(
                     f"{width} = {getattr(self, width)}; it must be a multiple of {heads} = {getattr(self, heads)}"
                 )
+        if self.hub_keep > self.hub_limit:
+            raise SubmissionError(
+                f"hub_keep = {self.hub_keep}; a hub of more than hub_limit = {self.hub_limit} edges cannot keep more than that"
+            )
         if self.serve == "teacher" and self.teacher == "none":
             raise SubmissionError("serve = 'teacher' needs a teacher; teacher is 'none'")
+        if self.serve == "teacher" and self.hidden > self.teacher_hidden:
+            raise SubmissionError(
+                f"hidden = {self.hidden}; the teacher has rows of teacher_hidden = {self.teacher_hidden} numbers only"
+            )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from baselines.common.paths.epochs import stream
+from baselines.common.paths.random_numbers import below, keys
 from kpi_bench import ClassificationTask, KnowledgeGraph, LinkPredictionTask, RecommendationTask
 
 Ints = NDArray[np.int64]
@@ -28,27 +31,38 @@ class LocalGraph:
 
     @classmethod
     def of_items(
-        cls, task: RecommendationTask | ClassificationTask, kg: KnowledgeGraph, *, holdout: float, seed: int
+        cls,
+        task: RecommendationTask | ClassificationTask,
+        kg: KnowledgeGraph,
+        held_out: NDArray[np.bool_],
     ) -> LocalGraph:
-        """The task's items with all their triples, and what these lead to. A share ``holdout`` of the triples is there to stop on.
+        """The task's items with all their triples, and what these lead to; those ``held_out`` (bool ``[n_triples]``) are there to stop on.
 
         Items are all entities of the domain and kind of those that the task's train and valid splits name: a task does not
         tell whom its test is about.
         """
         items = np.isin(_kinds(kg), _kinds(kg)[_named(task)])
         mine = items[kg.heads] | items[kg.tails]
-        triples = kg.triples()[mine]
-        entities = np.union1d(np.flatnonzero(items), triples[:, [0, 2]])
-        order = np.random.default_rng(seed).permutation(len(triples))
-        held_out = np.zeros(len(triples), dtype=np.bool_)
-        held_out[order[: int(holdout * len(triples))]] = True
-        return cls(kg.name, entities, triples[~held_out], triples[held_out])
+        entities = np.unique(np.concatenate([np.flatnonzero(items), kg.heads[mine], kg.tails[mine]]))
+        return cls(kg.name, entities, kg.triples()[mine & ~held_out], kg.triples()[mine & held_out])
 
     def places(self, triples: Ints) -> Ints:
         """Triples with their ends numbered by place in ``entities``, ``[m, 3]``."""
         placed = triples.copy()
         placed[:, [0, 2]] = np.searchsorted(self.entities, triples[:, [0, 2]])
         return placed
+
+
+def held_out(kg: KnowledgeGraph, share: float, seed: int) -> NDArray[np.bool_]:
+    """Which triples of a KG are kept from training, bool ``[n_triples]``: each by a lot of its own, so about ``share`` of them."""
+    lots = below(keys(stream("held out", seed), torch.arange(kg.n_triples)), 0, torch.tensor(1 << 30)).numpy()
+    chosen: NDArray[np.bool_] = lots < share * (1 << 30)
+    return chosen
+
+
+def without(kg: KnowledgeGraph, triples: NDArray[np.bool_]) -> KnowledgeGraph:
+    """The KG without the triples marked, bool ``[n_triples]``."""
+    return replace(kg, heads=kg.heads[~triples], relations=kg.relations[~triples], tails=kg.tails[~triples])
 
 
 def _named(task: RecommendationTask | ClassificationTask) -> Ints:

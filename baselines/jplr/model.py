@@ -19,12 +19,13 @@ _INIT_STD = 0.02
 
 
 class Steps(NamedTuple):
-    """The relation places whose next entity is there: their ``states [m, d]``, those entities ``targets`` int64 ``[m]``, and which hop
-    of its path each is, ``hops`` int64 ``[m]`` (0: the first). Row by row of the paths."""
+    """The relation places whose next entity is there: their ``states [m, d]``, those entities ``targets`` int64 ``[m]``, which hop
+    of its path each is, ``hops`` int64 ``[m]`` (0: the first), and its number ``places`` int64 ``[m]`` among all hops. Row by row of the paths."""
 
     states: Tensor
     targets: Tensor
     hops: Tensor
+    places: Tensor
 
 
 class PathModel(nn.Module):
@@ -50,11 +51,12 @@ class PathModel(nn.Module):
         borrowed: Tensor | None = None,
     ) -> None:
         super().__init__()
+        # What models of other graphs have too is drawn first: with one seed they start from the same encoder.
+        self.encoder = create_encoder(encoder, shape, generator)
+        self.types = nn.Parameter(_normal(2, shape.hidden, generator))
         self.entities = nn.Parameter(_normal(n_entities, shape.hidden, generator))
         self.relations = nn.Parameter(_normal(n_relations, shape.hidden, generator))
-        self.types = nn.Parameter(_normal(2, shape.hidden, generator))
         self.bias = nn.Parameter(torch.zeros(n_entities))
-        self.encoder = create_encoder(encoder, shape, generator)
         self.borrowed = None if borrowed is None else BorrowedRows(borrowed, shape.hidden, generator)
 
     @property
@@ -168,7 +170,10 @@ def steps(states: Tensor, paths: Tensor) -> Steps:
     at_relations = states[:, 1 : paths.shape[1] - 1 : 2].flatten(0, 1)
     hops = targets.shape[1]
     return Steps(
-        at_relations.index_select(0, known), targets.flatten().index_select(0, known), known % max(1, hops)
+        at_relations.index_select(0, known),
+        targets.flatten().index_select(0, known),
+        known % max(1, hops),
+        known,
     )
 
 

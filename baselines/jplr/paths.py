@@ -45,6 +45,8 @@ class TriplePaths:
             bridges=self._bridges,
             device=self._ctx.device,
         )
+        if len(self._first) == 0:
+            yield np.empty((0, 2 * config.hops + 1), dtype=np.int32)
         for first, block in pieces(np.arange(len(self._first)), 1):
             yield walker.extend(
                 self._first[block],

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
 from baselines.common.distill.teachers import freeze
+from baselines.common.paths.epochs import stream
 from baselines.common.training import Schedule
 from baselines.jplr.config import JplrConfig
 from baselines.jplr.encoder import EncoderShape
@@ -21,6 +22,7 @@ from baselines.jplr.union import UnionGraph
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
+KGS = "kgs"
 PAIRS = 512
 """Links of a step, each of which is told from the others."""
 
@@ -33,12 +35,12 @@ def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) 
     """
     description = f"{name}: teacher"
     device = torch.device(ctx.device)
-    model = new_teacher(union, config, ctx.seed).to(device)
+    model = new_teacher(union, config, stream("teacher", ctx.seed)).to(device)
     sample = TriplePaths(union.graph, union.triples, union.bridges, config, ctx)
     epochs = Epochs(sample, config, ctx, description=description)
-    objective = NextEntity(epochs.frequency(union.n_entities), config, ctx.seed)
+    objective = NextEntity(epochs.frequency(union.n_entities), config, stream("negatives", ctx.seed))
     links = torch.from_numpy(union.links).to(device)
-    generator = torch.Generator(device).manual_seed(ctx.seed)
+    generator = torch.Generator(device).manual_seed(stream("links", ctx.seed))
     for key, count in (
         ("links", len(links)),
         ("entities", union.n_entities),
@@ -88,17 +90,36 @@ def new_teacher(union: UnionGraph, config: JplrConfig, seed: int) -> PathModel:
     )
 
 
+def save_teacher(model: PathModel, union: UnionGraph, file: Path) -> None:
+    """Write the tensors of :meth:`PathModel.served`, and in the metadata whose rows they are."""
+    save_file(model.served(), file, metadata={KGS: _layout(union)})
+
+
 def load_teacher(union: UnionGraph, config: JplrConfig, file: Path) -> PathModel:
-    """The teacher of a union that is in ``file`` (the tensors of :meth:`PathModel.served`), frozen, on the CPU.
+    """Read what :func:`save_teacher` wrote for the same union, frozen, on the CPU.
 
     Raises:
         SubmissionError: the file cannot be read, or holds a teacher of other KGs or parameters.
     """
     model = new_teacher(union, config, seed=0)
     try:
+        with safe_open(file, framework="pt") as stored:
+            layout = (stored.metadata() or {}).get(KGS)
+        if layout != _layout(union):
+            raise SubmissionError(
+                f"{file} holds a teacher of the KGs {layout}, this suite has {_layout(union)}; pre-train again"
+            )
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise SubmissionError(
-            f"{file} holds no teacher of the KGs {', '.join(union.names)} with these parameters ({error}); pre-train again"
+            f"{file} holds no teacher with these parameters ({error}); pre-train again"
         ) from error
     return freeze(model)
+
+
+def _layout(union: UnionGraph) -> str:
+    """The KGs in their order, with the numbers of entities and relations."""
+    sizes = [
+        f"{name} ({len(union.entities_of(name))}, {len(union.relations_of(name))})" for name in union.names
+    ]
+    return ", ".join(sizes)

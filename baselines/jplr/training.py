@@ -84,6 +84,7 @@ def fit(
     device = torch.device(ctx.device)
     narrow = config.precision == "bfloat16" or (config.precision == "auto" and bfloat16_pays(device))
     ctx.note("bfloat16", narrow)
+    ctx.note("steps an epoch", len(epochs.corpus))
 
     def narrowed(paths: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow):

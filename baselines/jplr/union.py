@@ -23,9 +23,7 @@ class UnionGraph:
     """KGs in one space of ids: entity e of KG k is ``first_entity[k] + e``, relation r is ``first_relation[k] + r``.
 
     ``triples`` int64 ``[m, 3]`` are the KGs' own, in the order of the KGs. ``links`` int64 ``[k, 2]`` are distinct pairs of entities of
-    different KGs, the earlier KG's first, ascending. ``swapped`` int64 ``[s, 3]``: each triple that touches a linked entity, with the
-    other entity of the link in its place, one end at a time (RSN: Guo, Sun and Hu, ICML 2019); distinct, ascending. As its relation and
-    its ends are of two KGs, none is among ``triples`` and none is a loop. ``bridges`` bool ``[n_entities]`` marks entities with a link.
+    different KGs, the earlier KG's first, ascending. ``bridges`` bool ``[n_entities]`` marks entities with a link.
     ``n_relations`` counts one direction.
     """
 
@@ -36,7 +34,6 @@ class UnionGraph:
     n_relations: int
     triples: Ints
     links: Ints
-    swapped: Ints
     bridges: NDArray[np.bool_]
 
     @classmethod
@@ -59,8 +56,7 @@ class UnionGraph:
         links = _ordered(links, np.array(list(entity.values())), n_entities)
         bridges = np.zeros(n_entities, dtype=np.bool_)
         bridges[links] = True
-        swapped = _swapped(triples, links, n_entities, n_relations)
-        return cls(tuple(graphs), entity, relation, n_entities, n_relations, triples, links, swapped, bridges)
+        return cls(tuple(graphs), entity, relation, n_entities, n_relations, triples, links, bridges)
 
     def entities_of(self, name: str) -> range:
         """Union ids of a KG's entities.
@@ -77,6 +73,13 @@ class UnionGraph:
             SubmissionError: no KG has this name.
         """
         return self._span(name, self.first_relation, self.n_relations)
+
+    @cached_property
+    def swapped(self) -> Ints:
+        """Each triple that touches a linked entity, with the other entity of the link in its place, one end at a time (RSN: Guo, Sun and
+        Hu, ICML 2019), int64 ``[s, 3]``; distinct, ascending. As its relation and its ends are of two KGs, none is among
+        ``triples`` and none is a loop."""
+        return _swapped(self.triples, self.links, self.n_entities, self.n_relations)
 
     @cached_property
     def graph(self) -> PathGraph:

@@ -135,22 +135,26 @@ class _SampledKl(torch.autograd.Function):
         with_gradient: bool,
     ) -> Tensor:
         total = states.new_zeros(())
-        scores, wanted = _Product.of(states, rows, bias), _Product.of(target_states, target_rows, target_bias)
+        scores = _Product.of(states / temperature, rows, bias / temperature)
+        wanted = _Product.of(target_states / temperature, target_rows, target_bias / temperature)
         gradients = _Gradients(scores) if with_gradient else None
         for block in _blocks(len(states), len(rows)):
-            own = scores.at(block).div_(temperature).log_softmax(1)
-            logs = wanted.at(block).div_(temperature).log_softmax(1)
-            probabilities = logs.exp()
-            total += torch.dot(probabilities.flatten(), logs.sub_(own).flatten())
+            own, theirs = scores.at(block), wanted.at(block)
+            gaps = theirs - own
+            own_log, their_log = _softmax_(own), _softmax_(theirs)
+            total += torch.dot(theirs.flatten(), gaps.flatten()) + (own_log - their_log).sum()
             if gradients is not None:
-                gradients.add(block, own.exp_().sub_(probabilities).mul_(temperature / len(states)))
+                gradients.add(block, own.sub_(theirs))
         ctx.save_for_backward(*(gradients.values if gradients else ()))
-        return total * (temperature**2 / max(1, len(states)))
+        share = temperature / max(1, len(states))
+        ctx.shares = (share, share * temperature, share)  # the factor held back is states / T
+        return total * (share * temperature)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(x * grad for x in ctx.saved_tensors), *(None,) * 5
+        scaled = (x * (grad * share) for x, share in zip(ctx.saved_tensors, ctx.shares, strict=True))
+        return *scaled, *(None,) * 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,6 +198,14 @@ class _Gradients:
         by_scores = by_scores.to(self._scores.rows.dtype)
         by_states[block] = by_scores @ self._scores.rows
         by_rows += by_scores.T @ self._scores.states[block]
+
+
+def _softmax_(scores: Tensor) -> Tensor:
+    """Turn rows of scores ``[b, c]`` into their softmax, in place; returns the log of each row's sum of exponentials, ``[b]``."""
+    highest = scores.amax(1)
+    torch.softmax(scores, dim=1, out=scores)
+    # At its highest score a row's softmax is one over that sum, the highest taken out.
+    return highest - scores.amax(1).log()
 
 
 def _blocks(n_queries: int, n_candidates: int) -> Iterator[slice]:
