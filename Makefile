@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## judge floors and baselines on the embedded suite and show the board (minutes)
 	$(BIN)/kpi-bench evaluate --suite kpi-mini --seeds 0 --device cpu --out $(OUT) \
-	  --submission $(addprefix submissions/,$(FLOORS) text-classifier cf lightgcn kg-embedding pkgm mudok mulde metasd kgglm)
+	  --submission $(addprefix submissions/,$(FLOORS) text-classifier cf lightgcn kg-embedding pkgm mudok mulde metasd kgglm jplr)
 	$(BIN)/kpi-bench leaderboard show $(OUT)/results --suite kpi-mini
 
 test: $(STAMP) ## the test suite

@@ -16,7 +16,7 @@ CHOICES = {
 POSITIVE = ("hops", "hub_limit", "hub_keep", "negatives", "batch_size", "teacher_hidden", "teacher_layers", "teacher_heads", "hidden", "layers", "heads", "eval_every", "patience", "link_triples", "teacher_epochs", "epochs")  # fmt: skip
 NOT_NEGATIVE = ("link_hops", "later_weight", "decay", "align", "feature", "network", "prediction", "valid_triples")  # fmt: skip
 ABOVE_ZERO = ("teacher_lr", "lr", "temperature", "align_temperature")
-SHARES = {"depth": (0.0, 1.0), "crossing": (0.0, 1.0), "dropout": (-0.1, 0.9), "warmup": (-0.1, 1.0), "holdout": (-0.1, 0.5)}  # fmt: skip
+SHARES = {"dropout": 0.9, "warmup": 1.0, "holdout": 0.5}
 
 
 @dataclass(frozen=True)
@@ -97,11 +97,14 @@ class JplrConfig:
         for name in ABOVE_ZERO:
             if not getattr(self, name) > 0:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
-        for name, (low, high) in SHARES.items():
-            if not low < getattr(self, name) < high:
+        for name, top in SHARES.items():
+            if not 0 <= getattr(self, name) < top:
                 raise SubmissionError(
-                    f"{name} = {getattr(self, name)}; it must lie between {max(low, 0):g} and {high:g}"
+                    f"{name} = {getattr(self, name)}; it must be at least 0 and below {top:g}"
                 )
+        for name in ("depth", "crossing"):
+            if not 0 < getattr(self, name) < 1:
+                raise SubmissionError(f"{name} = {getattr(self, name)}; it must lie between 0 and 1")
         for width, heads in (("teacher_hidden", "teacher_heads"), ("hidden", "heads")):
             if getattr(self, width) % getattr(self, heads):
                 raise SubmissionError(

@@ -54,9 +54,14 @@ class LocalGraph:
 
 
 def held_out(kg: KnowledgeGraph, share: float, seed: int) -> NDArray[np.bool_]:
-    """Which triples of a KG are kept from training, bool ``[n_triples]``: each by a lot of its own, so about ``share`` of them."""
+    """Which triples of a KG are kept from training, bool ``[n_triples]``: each by a lot of its own, so about ``share`` of them; the one of
+    the highest lot of each entity never is, so that no entity loses all of its triples."""
     lots = below(keys(stream("held out", seed), torch.arange(kg.n_triples)), 0, torch.tensor(1 << 30)).numpy()
+    highest = np.full(kg.n_entities, -1, dtype=np.int64)
+    for ends in (kg.heads, kg.tails):
+        np.maximum.at(highest, ends, lots)
     chosen: NDArray[np.bool_] = lots < share * (1 << 30)
+    chosen &= (lots != highest[kg.heads]) & (lots != highest[kg.tails])
     return chosen
 
 

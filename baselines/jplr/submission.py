@@ -61,7 +61,7 @@ class Jplr(TaskSubmission):
 
     def save_pretrained(self, folder: Path) -> None:
         for name, teacher in self._teachers.items():
-            save_teacher(teacher.model, teacher.union, folder / f"{name}.safetensors")
+            save_teacher(teacher.model, teacher.union, self.jplr, folder / f"{name}.safetensors")
 
     def load_pretrained(self, folder: Path) -> None:
         self._folder = folder

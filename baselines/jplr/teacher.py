@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from baselines.jplr.union import UnionGraph
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
-KGS = "kgs"
+READ = "read"
 PAIRS = 512
 """Links of a step, each of which is told from the others."""
 
@@ -90,24 +91,24 @@ def new_teacher(union: UnionGraph, config: JplrConfig, seed: int) -> PathModel:
     )
 
 
-def save_teacher(model: PathModel, union: UnionGraph, file: Path) -> None:
-    """Write the tensors of :meth:`PathModel.served`, and in the metadata whose rows they are."""
-    save_file(model.served(), file, metadata={KGS: _layout(union)})
+def save_teacher(model: PathModel, union: UnionGraph, config: JplrConfig, file: Path) -> None:
+    """Write the tensors of :meth:`PathModel.served`, and in the metadata what they were trained on."""
+    save_file(model.served(), file, metadata={READ: _read(union, config)})
 
 
 def load_teacher(union: UnionGraph, config: JplrConfig, file: Path) -> PathModel:
     """Read what :func:`save_teacher` wrote for the same union, frozen, on the CPU.
 
     Raises:
-        SubmissionError: the file cannot be read, or holds a teacher of other KGs or parameters.
+        SubmissionError: the file cannot be read, or holds a teacher of other triples, links or parameters.
     """
     model = new_teacher(union, config, seed=0)
     try:
         with safe_open(file, framework="pt") as stored:
-            layout = (stored.metadata() or {}).get(KGS)
-        if layout != _layout(union):
+            read = (stored.metadata() or {}).get(READ)
+        if read != _read(union, config):
             raise SubmissionError(
-                f"{file} holds a teacher of the KGs {layout}, this suite has {_layout(union)}; pre-train again"
+                f"{file} holds a teacher that read {read}; wanted is one that read {_read(union, config)}: pre-train again"
             )
         model.load_state_dict(load_file(file))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -117,9 +118,12 @@ def load_teacher(union: UnionGraph, config: JplrConfig, file: Path) -> PathModel
     return freeze(model)
 
 
-def _layout(union: UnionGraph) -> str:
-    """The KGs in their order, with the numbers of entities and relations."""
+def _read(union: UnionGraph, config: JplrConfig) -> str:
+    """The KGs in their order with the numbers of entities and relations, a hash of triples and links, and how many heads read them (which
+    no tensor's shape shows)."""
     sizes = [
         f"{name} ({len(union.entities_of(name))}, {len(union.relations_of(name))})" for name in union.names
     ]
-    return ", ".join(sizes)
+    digest = hashlib.sha256(union.triples.tobytes())
+    digest.update(union.links.tobytes())
+    return f"{', '.join(sizes)}; facts {digest.hexdigest()[:16]}; {config.teacher_heads} heads"

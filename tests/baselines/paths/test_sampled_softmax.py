@@ -187,3 +187,70 @@ def test_a_model_of_popularity_learns_the_frequencies(k: int) -> None:
     assert abs(float(gap[0])) < 0.05
     assert abs(float(gap[n // 2 :].mean())) < 0.06
     assert float(-(frequency * gap).sum()) < 0.005
+
+
+def singles(m: int, c: int, d: int, seed: int = 0) -> Scores:
+    parts = (draw(m, d, seed=seed), draw(c, d, seed=seed + 1), draw(c, seed=seed + 2))
+    return Scores(*(part.detach().float().requires_grad_() for part in parts))
+
+
+def value_and_gradients(
+    candidates: Candidates, *, narrow: bool, distil: bool, weights: Tensor | None
+) -> list[Tensor]:
+    scores = singles(len(candidates.columns), len(candidates.ids), 24)
+    with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+        if distil:
+            loss = sampled_kl(
+                singles(*scores.states.shape[:1], len(scores.rows), 40, 7), scores, temperature=2.0
+            )
+        else:
+            loss = sampled_softmax(scores, candidates, weights)
+    return [loss.detach(), *torch.autograd.grad(3.0 * loss, scores)]
+
+
+@pytest.mark.parametrize("block", [50, 1 << 22])
+@pytest.mark.parametrize("distil", [False, True])
+def test_bfloat16_products_are_close_to_float32(
+    distil: bool, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampled, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    targets, uniform = (torch.randint(60, (n,), generator=generator) for n in (40, 30))
+    candidates = Candidates.of(targets, uniform, torch.full((60,), 1 / 60))
+    weights = torch.linspace(0.1, 1, 40)
+    wide, narrow = (
+        value_and_gradients(candidates, narrow=narrow, distil=distil, weights=weights)
+        for narrow in (False, True)
+    )
+    for name, exact, close in zip(("loss", *Scores._fields), wide, narrow, strict=True):
+        assert close.dtype == exact.dtype == torch.float32
+        gap = float((close - exact).norm() / exact.norm())
+        # bfloat16 has 8 bits: a gap of zero would mean that it was not used.
+        assert 0 < gap < 0.02, name
+
+
+def test_under_autocast_biases_and_offsets_stay_float32() -> None:
+    """1000 and 1000.5 are one number in bfloat16."""
+    bias = torch.tensor([1000.0, 1000.5], requires_grad=True)
+    scores = Scores(torch.zeros(1, 2), torch.zeros(2, 2), bias)
+    offsets = torch.tensor([0.0, 0.125])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sampled_softmax(scores, Candidates(torch.arange(2), torch.tensor([0]), offsets))
+        other = Scores(torch.zeros(1, 2), torch.zeros(2, 2), bias.detach() * 0)
+        gap = sampled_kl(Scores(*(x.detach() for x in scores)), other)
+    share = 1 / (1 + math.exp(-0.625))
+    assert loss.item() == pytest.approx(math.log1p(math.exp(0.625)), abs=1e-4)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, bias)[0], torch.tensor([-share, share]), atol=1e-4, rtol=0
+    )
+    own = 1 / (1 + math.exp(-0.5))
+    entropy = -own * math.log(own) - (1 - own) * math.log(1 - own)
+    assert gap.item() == pytest.approx(math.log(2) - entropy, abs=1e-4)
+
+
+def test_under_autocast_a_distribution_has_no_distance_to_itself() -> None:
+    scores = singles(30, 50, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = sampled_kl(scores, scores, temperature=2.0)
+    assert abs(loss.item()) < 1e-6
+    assert all(float(grad.abs().max()) < 1e-6 for grad in torch.autograd.grad(loss, scores))
