@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,12 +86,7 @@ class Imitation(nn.Module):
     def states(self, paths: Tensor) -> Tensor:
         """The teacher's states ``[b, t, d_T]`` of paths int64 ``[b, t]`` in the student's ids."""
         # The flash kernel, which a CPU takes where there is no dropout, is many times slower for a handful of tokens.
-        kernels = (
-            [SDPBackend.MATH]
-            if paths.device.type == "cpu"
-            else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        )
-        with sdpa_kernel(kernels):
+        with sdpa_kernel(SDPBackend.MATH) if paths.device.type == "cpu" else nullcontext():
             return self.teacher.hidden(self._to_union(paths))
 
     def feature_loss(self, student: PathModel, paths: Tensor) -> Tensor:

@@ -11,13 +11,22 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from baseline_factory import pretrain_and_load
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
 
+from baselines.common.distill.teachers import freeze
 from baselines.jplr.config import JplrConfig
+from baselines.jplr.local import LocalGraph
 from baselines.jplr.paths import TriplePaths
-from baselines.jplr.union import UnionGraph
+from baselines.jplr.student import Teacher
+from baselines.jplr.submission import Jplr
+from baselines.jplr.teacher import new_teacher
+from baselines.jplr.union import UnionGraph, given_links
 from kpi_bench import Context, KnowledgeGraph, LinkPredictionTask, TaskKind, TaskSpec, Triples
+from kpi_bench.harness.config import read_config
 
 Triple = tuple[int, int, int]
 Link = tuple[int, str, int]
@@ -184,3 +193,61 @@ def unions(draw: st.DrawFn, *, most_kgs: int = 3) -> UnionGraph:
     pairs = [(a, b) for a in range(len(kg_of)) for b in range(len(kg_of)) if kg_of[a] != kg_of[b]]
     links = draw(st.lists(st.sampled_from(pairs), max_size=8)) if pairs else []
     return UnionGraph.of(graphs, table(links, 2))
+
+
+TOWN = Town(24, 3)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def joint(seed: int = 0, *, linked: bool = True, **settings: Any) -> Teacher:
+    """An untrained teacher of town and club, all its numbers of size one."""
+    graphs = TOWN.graphs(linked=linked)
+    union = UnionGraph.of(graphs, given_links(graphs))
+    model = new_teacher(union, small(**settings), seed)
+    shake(model, seed)
+    return Teacher(freeze(model), union)
+
+
+def shake(model: nn.Module, seed: int) -> None:
+    drawn = generator(seed + 100)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=drawn))
+
+
+def part() -> LocalGraph:
+    return LocalGraph.of_links(TOWN.task())
+
+
+FOLDER = Path(__file__).resolve().parents[3] / "submissions" / "jplr"
+QUICK = {
+    "rec_epochs": 2,
+    "rec_dim": 8,
+    "text_epochs": 2,
+    "text_hashed_dim": 64,
+    **{f"jplr_{name}": value for name, value in SMALL.items()},
+}
+HEADS = ("shop_music", "shop_games_qa", "library_review")
+
+
+def params(config: str | None = None, **other: Any) -> dict[str, Any]:
+    settings = {f"jplr_{name}": value for name, value in other.items()}
+    named = read_config(FOLDER).configs[config] if config else {}
+    return {**read_config(FOLDER).resolve_params("tiny", None, {}), **QUICK, **named, **settings}
+
+
+def pretrained(ctx: Context, folder: Path, config: str | None = None, **other: Any) -> Jplr:
+    return pretrain_and_load(Jplr, params(config, **other), ctx, folder)
+
+
+def exported(submission: Jplr, folder: Path) -> dict[str, torch.Tensor]:
+    folder.mkdir()
+    submission.export(folder)
+    return {
+        f"{file.stem}.{name}": value
+        for file in folder.glob("*.safetensors")
+        for name, value in load_file(file).items()
+    }
