@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from _hub_server import REPO, REVISION, Hub, serve
+from _hub_server import REPO, REVISION, Fault, Hub, serve
 
 from kpi_bench import hub as hub_module
 from kpi_bench.errors import HubError, SuiteError
@@ -123,11 +123,33 @@ def test_load_suite_from_the_hub(server: Hub, tmp_path: Path, monkeypatch: pytes
     assert load.load_suite(address, offline=True).manifest.digest == suite.manifest.digest
 
 
-def test_a_tampered_file_is_refused(
-    server: Hub, tmp_path: Path, published: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_download_that_is_cut_off_is_continued(server: Hub, tmp_path: Path) -> None:
+    content = os.urandom(25_000_000)
+    path = "tasks/large/train.parquet"
+    server.repos["dataset", REPO].add({path: content}, "large", sha="a" * 40)
+    # The client asks for the headers first.
+    server.faults.append(Fault("resolve", half=True, skip=1))
+    folder = fetcher(server, tmp_path)(REPO, "a" * 40)
+    assert (folder / path).read_bytes() == content
+    (asked,) = server.ranges
+    assert int(asked.removeprefix("bytes=").removesuffix("-")) > 0
+
+
+@pytest.mark.parametrize("fault", [{"status": 503}, {"status": 429}, {"drop": True}])
+@pytest.mark.parametrize("call", ["tree", "resolve"])
+def test_a_fault_that_passes_is_survived(
+    server: Hub, tmp_path: Path, call: str, fault: dict[str, object]
 ) -> None:
-    target = published / "tasks/amazon_music/test.parquet"
-    shutil.copy(published / "tasks/amazon_music/valid.parquet", target)
+    server.faults.append(Fault(call, **fault))  # type: ignore[arg-type]
+    assert (fetcher(server, tmp_path)(REPO, REVISION) / "suite.json").is_file()
+    assert server.faults[0].times == 0
+
+
+def test_a_tampered_file_is_refused(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = server.repos["dataset", REPO]
+    files = repo.at(REVISION).files
+    swapped = {"tasks/amazon_music/test.parquet": files["tasks/amazon_music/valid.parquet"]}
+    repo.add({**files, **swapped}, "tamper", sha=REVISION)
     monkeypatch.setattr(load, "fetch_dataset", fetcher(server, tmp_path))
     with pytest.raises(SuiteError, match=r"tasks/amazon_music/test\.parquet"):
         load.load_suite(f"hf://{REPO}@{REVISION}")
@@ -136,7 +158,7 @@ def test_a_tampered_file_is_refused(
 def test_environment_alone_is_enough_online_and_then_offline(server: Hub, tmp_path: Path) -> None:
     script = f"from kpi_bench.suites.load import load_suite; print(load_suite('hf://{REPO}@{REVISION}').manifest.digest)"
     environment = {**os.environ, "HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "home")}
-    environment["PYTHONPATH"] = str(Path(hub_module.__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(hub_module.__file__).parents[2])
 
     def run(**extra: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", script]

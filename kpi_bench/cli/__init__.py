@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from kpi_bench import __version__
 from kpi_bench.cli.board import add_leaderboard
 from kpi_bench.cli.data import add_data
-from kpi_bench.cli.evaluation import add_evaluate, add_score, add_submission
+from kpi_bench.cli.evaluation import add_evaluate, add_score, add_submission, add_verify
 from kpi_bench.cli.explain import add_explain
+from kpi_bench.cli.hub import add_hub
 from kpi_bench.errors import KpiBenchError
 
 
@@ -52,8 +53,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_evaluate(commands)
     add_score(commands)
+    add_verify(commands)
     add_explain(commands)
     add_submission(commands)
     add_data(commands)
     add_leaderboard(commands)
+    add_hub(commands)
     return parser

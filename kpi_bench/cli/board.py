@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_leaderboard(commands: Any) -> None:
-    """``kpi-bench leaderboard show`` and ``update``, ``kpi-bench compare``."""
+    """``kpi-bench leaderboard show``, ``update`` and ``check``, ``kpi-bench compare``."""
     group = commands.add_parser("leaderboard", help="show the board").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -33,6 +33,20 @@ def add_leaderboard(commands: Any) -> None:
         help="results folder (default leaderboard/results)",
     )
     update.set_defaults(run=_leaderboard_update)
+    check = group.add_parser("check", help="check contributed results against the rules and the board")
+    check.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULTS", help="result files, or folders of them"
+    )
+    check.add_argument(
+        "--board", type=Path, required=True, metavar="FOLDER", help="results folder of the current board"
+    )
+    check.add_argument("--markdown", type=Path, metavar="FILE", help="also write a comment in Markdown")
+    check.add_argument(
+        "--allow-verified",
+        action="store_true",
+        help="let the flag `verified` stand: the files come from a maintainer",
+    )
+    check.set_defaults(run=_leaderboard_check)
     compare = commands.add_parser(
         "compare", help="per-task differences between two submissions, with p values"
     )
@@ -62,6 +76,17 @@ def _leaderboard_update(options: argparse.Namespace) -> int:
     for suite, changed in update_file(options.file, options.results).items():
         print(f"{options.file}: board of {suite} {'brought up to date' if changed else 'is up to date'}")
     return 0
+
+
+def _leaderboard_check(options: argparse.Namespace) -> int:
+    from kpi_bench._io import write_text
+    from kpi_bench.leaderboard import check_markdown, check_results, render_check
+
+    check = check_results(options.results, options.board, may_verify=options.allow_verified)
+    print(render_check(check))
+    if options.markdown is not None:
+        write_text(options.markdown, check_markdown(check))
+    return int(check.count("error") > 0)
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Commands that build and examine suites."""
+"""Commands that build, examine and publish suites."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from kpi_bench.cli.hub import add_endpoint
+
 
 def add_data(commands: Any) -> None:
-    """``kpi-bench data build``, ``stats``, ``verify`` and ``audit``."""
+    """``kpi-bench data build``, ``stats``, ``verify``, ``audit`` and ``push``."""
     from kpi_bench.suites.recipes import RECIPES
 
-    group = commands.add_parser("data", help="build, verify and examine suites").add_subparsers(
+    group = commands.add_parser("data", help="build, verify, examine and publish suites").add_subparsers(
         required=True, metavar="ACTION"
     )
     build = group.add_parser("build", help="build a suite with a recipe")
@@ -35,6 +37,31 @@ def add_data(commands: Any) -> None:
         if name != "verify":
             command.add_argument("--json", type=Path, metavar="FILE", help="also write it as JSON")
         command.set_defaults(run=action)
+    push = group.add_parser(
+        "push", help="publish a suite as one commit of a Hub dataset repository, and tag it"
+    )
+    push.add_argument("folder", type=Path, metavar="DIR", help="the suite's folder")
+    push.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="dataset repository, made if absent"
+    )
+    push.add_argument(
+        "--private", action="store_true", help="make a private repository (an existing one stays as it is)"
+    )
+    push.add_argument("--tag", help="name of the version (default v<version of the suite>)")
+    add_endpoint(push)
+    push.set_defaults(run=_data_push)
+
+
+def _data_push(options: argparse.Namespace) -> int:
+    from kpi_bench.publish import push_suite
+
+    done = push_suite(
+        options.folder, options.repo, private=options.private, tag=options.tag, endpoint=options.endpoint
+    )
+    state = "published" if done.changed else "already there, nothing was sent"
+    print(f"{options.repo} {done.tag}: {state}\nrevision {done.revision}")
+    print(f'load it with: kpi_bench.load_suite("{done.address}"), or --suite {done.address}')
+    return 0
 
 
 def _data_build(options: argparse.Namespace) -> int:

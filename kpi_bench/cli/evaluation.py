@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kpi_bench.cli.arguments import names, params, positive, seeds
-from kpi_bench.errors import KpiBenchError
+from kpi_bench.errors import KpiBenchError, ResultError
 
 DEFAULT_OUT = Path("runs")
 
@@ -146,6 +146,45 @@ def _score(options: argparse.Namespace) -> int:
     for task, reason in scored.refused.items():
         print(f"refused {task}: {reason}", file=sys.stderr)
     return int(bool(scored.refused))
+
+
+def add_verify(commands: Any) -> None:
+    """``kpi-bench verify``."""
+    command = commands.add_parser(
+        "verify", help="score the predictions of results again and compare every value"
+    )
+    command.add_argument(
+        "results", type=Path, nargs="+", metavar="RESULT", help="result files, or folders of them"
+    )
+    command.add_argument(
+        "--suite", required=True, help="kpi-mini, a suite's folder, or hf://OWNER/NAME@<40-hex revision>"
+    )
+    command.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="an --out folder, a submission's folder in it, or a folder with <task>/seed<k>.parquet "
+        "(default: the --out folder whose results/ holds the file)",
+    )
+    command.add_argument(
+        "--write",
+        action="store_true",
+        help="set the flag `verified` where all agrees, take it away where the predictions contradict the result",
+    )
+    command.set_defaults(run=_verify)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from kpi_bench.harness.verify import Verdict, Verifier, render_verifications, result_files
+    from kpi_bench.suites.load import load_suite
+
+    files = result_files(options.results)
+    if not files:
+        raise ResultError(f"no result file in {', '.join(map(str, options.results))}")
+    verifier = Verifier(load_suite(options.suite), options.predictions, write=options.write)
+    verifications = [verifier.verify(path) for path in files]
+    print(render_verifications(verifications))
+    return int(any(v.verdict is not Verdict.VERIFIED for v in verifications))
 
 
 def add_submission(commands: Any) -> None:

@@ -20,6 +20,7 @@ from kpi_bench.harness.records import RunRecord, RunSite
 from kpi_bench.harness.results import (
     HarnessVersion,
     Memory,
+    MetricSummary,
     PredictionsInfo,
     ProtocolInfo,
     Result,
@@ -103,6 +104,50 @@ def assemble_result(
     )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The part of a result that follows from its predictions and the suite alone; the fields are those of :class:`Result`."""
+
+    suite: SuiteInfo
+    task: TaskInfo
+    protocol: ProtocolInfo
+    seeds: tuple[int, ...]
+    metrics: Mapping[str, MetricSummary]
+    variants: Mapping[str, VariantScores]
+    slices: Mapping[str, Mapping[str, float]]
+    counts: Mapping[str, float]
+    floors: Mapping[str, float]
+
+
+def summarise_scores(
+    suite: Suite, task: Task, protocol: ProtocolInfo, seeds: tuple[int, ...], scores: Sequence[RunScores]
+) -> tuple[Scored, pd.DataFrame | None]:
+    """Scores of runs, one a seed, as a result states them, and the per-query scores."""
+    official = [run.official for run in scores]
+    n_classes = task.n_classes if isinstance(task, ClassificationTask) else 0
+    variants = {
+        name: [run.variants[name] for run in scores]
+        for name in scores[0].variants
+        if all(name in run.variants for run in scores)
+    }
+    manifest = suite.manifest
+    scored = Scored(
+        suite=SuiteInfo(manifest.name, manifest.version, manifest.digest, suite.repo, suite.revision),
+        task=TaskInfo(task.spec.name, task.spec.kind, task.spec.main_metric, len(manifest.tasks)),
+        protocol=protocol,
+        seeds=seeds,
+        metrics=summarise_metrics(official, scores, n_classes),
+        variants={
+            name: VariantScores(summarise_metrics(evaluations)) for name, evaluations in variants.items()
+        },
+        slices=mean_slices(official),
+        counts=mean_values([{**evaluation.counts} for evaluation in official])
+        | ({"n_classes": n_classes} if n_classes else {}),
+        floors=dict(official[0].chance),
+    )
+    return scored, query_scores(task.spec.main_metric, seeds, scores)
+
+
 def scored_result(
     origin: Provenance,
     task: Task,
@@ -113,14 +158,8 @@ def scored_result(
     prediction_hashes: Mapping[str, str],
 ) -> tuple[Result, pd.DataFrame | None]:
     """A result from scores, however they came about."""
-    official = [run.official for run in scores]
-    n_classes = task.n_classes if isinstance(task, ClassificationTask) else 0
-    variants = {
-        name: [run.variants[name] for run in scores]
-        for name in scores[0].variants
-        if all(name in run.variants for run in scores)
-    }
-    head, manifest = origin.config.submission, origin.suite.manifest
+    scored, queries = summarise_scores(origin.suite, task, protocol, seeds, scores)
+    head = origin.config.submission
     result = Result(
         run_id=uuid.uuid4().hex,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -140,20 +179,7 @@ def scored_result(
             fidelity=origin.config.fidelity.level,
             fidelity_notes=origin.config.fidelity.notes,
         ),
-        suite=SuiteInfo(
-            manifest.name, manifest.version, manifest.digest, origin.suite.repo, origin.suite.revision
-        ),
-        task=TaskInfo(task.spec.name, task.spec.kind, task.spec.main_metric, len(manifest.tasks)),
-        protocol=protocol,
-        seeds=seeds,
-        metrics=summarise_metrics(official, scores, n_classes),
-        variants={
-            name: VariantScores(summarise_metrics(evaluations)) for name, evaluations in variants.items()
-        },
-        slices=mean_slices(official),
-        counts=mean_values([{**evaluation.counts} for evaluation in official])
-        | ({"n_classes": n_classes} if n_classes else {}),
-        floors=dict(official[0].chance),
+        **vars(scored),
         timing=costs.timing,
         memory=costs.memory,
         size=costs.size,
@@ -164,7 +190,7 @@ def scored_result(
         queries_sha256=None,
         flags=(*costs.flags, *(("single_seed",) if len(seeds) == 1 else ())),
     )
-    return result, query_scores(task.spec.main_metric, seeds, scores)
+    return result, queries
 
 
 def write_with_queries(root: Path, result: Result, queries: pd.DataFrame | None) -> Result:

@@ -59,7 +59,7 @@ def score_folder(
     origin = Provenance(config, {}, None, source_sha256(config), suite)
     made: list[Result] = []
     for task, found in seeds.items():
-        scorer = make_scorer(suite.task(task), suite.graph, keep_rows=True)
+        scorer = make_scorer(suite.task(task), suite.graph, rows="keep")
         try:
             scores = [scorer.score(root / task / f"seed{seed}") for seed in found]
         except KpiBenchError as error:

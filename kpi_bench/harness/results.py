@@ -223,14 +223,17 @@ def read_result(path: Path) -> Result:
     """
     try:
         raw = read_json(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ResultError(f"{path}: cannot be read as JSON: {error}") from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if version != SCHEMA_VERSION:
         raise ResultError(
             f"{path}: schema_version is {version!r}; this version of kpi-bench reads {SCHEMA_VERSION}"
         )
-    result = decode(Result, raw, str(path), ResultError)
+    try:
+        result = decode(Result, raw, str(path), ResultError)
+    except OverflowError as error:
+        raise ResultError(f"{path}: holds a number beyond floating point: {error}") from error
     if not result.seeds or len(set(result.seeds)) < len(result.seeds):
         raise ResultError(f"{path}: seeds are {list(result.seeds)}; wanted is at least one, each once")
     if not isinstance(result.hardware.get("hw_id"), str | None):

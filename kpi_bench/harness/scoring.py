@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,13 @@ from kpi_bench.suites.task import (
     LinkPredictionTask,
     RecommendationTask,
     Task,
-    TaskKind,
 )
 
 SCORE_BLOCK = 256
 
 ReadGraph = Callable[[str], KnowledgeGraph]
+ScoreRows = Literal["drop", "keep", "ignore"]
+"""What is done with score rows of link prediction once ranked: gone, left on disk, or never read where ranks lie."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +80,17 @@ class Scorer(Protocol):
         ...
 
 
-def make_scorer(task: Task, graph: ReadGraph | None = None, *, keep_rows: bool = False) -> Scorer:
+def make_scorer(task: Task, graph: ReadGraph | None = None, *, rows: ScoreRows = "drop") -> Scorer:
     """The scorer of a task with its test labels at hand.
 
-    ``graph`` gives the suite's KG of a name and is called only where explanations lie beside predictions; ``keep_rows`` leaves
-    link-prediction score rows on disk.
+    ``graph`` gives the suite's KG of a name and is called only where explanations lie beside predictions. With ``rows="ignore"``
+    scoring writes nothing: link prediction starts from the ranks that were kept.
     """
     if isinstance(task, RecommendationTask):
         return RecommendationScorer(task, graph)
     if isinstance(task, ClassificationTask):
         return ClassificationScorer(task)
-    return LinkPredictionScorer(task, keep_rows=keep_rows)
+    return LinkPredictionScorer(task, rows=rows)
 
 
 class RecommendationScorer:
@@ -227,13 +228,13 @@ class ClassificationScorer:
 class LinkPredictionScorer:
     """Filtered ranks of both directions, ties realistic; score rows are read in blocks."""
 
-    def __init__(self, task: LinkPredictionTask, *, keep_rows: bool = False) -> None:
+    def __init__(self, task: LinkPredictionTask, *, rows: ScoreRows = "drop") -> None:
         if task.test is None:
             raise EvaluationError(
                 f"task {task.spec.name}: the test triples are withheld here; nothing can be scored"
             )
         self.task = task
-        self.keep_rows = keep_rows
+        self.rows = rows
         self.index = LinkPredictionIndex.build(
             task.train.array(),
             task.valid.array(),
@@ -247,9 +248,9 @@ class LinkPredictionScorer:
     def score(self, prefix: Path) -> RunScores:
         kept = rank_file(prefix)
         rows = prediction_file(prefix, self.task.spec.kind)
-        if rows.is_file() or not kept.is_file():
+        if self.rows != "ignore" and (rows.is_file() or not kept.is_file()):
             write_ranks(kept, self._rank(rows))
-            if not self.keep_rows:
+            if self.rows == "drop":
                 # Score rows take gigabytes; their ranks are all that any metric needs.
                 rows.unlink()
         return RunScores(score_link_prediction(read_ranks(kept, self.index.positives.nnz), self.index), {})
@@ -263,10 +264,15 @@ def _class_queries(test: Examples) -> ClassificationQueries:
     return ClassificationQueries(test.examples, test.entities, test.texts)
 
 
-def kept_files(task: Task, prefix: Path) -> list[Path]:
-    """Prediction files of a run that stay on disk: what it takes to score it again; explanations where the run has some."""
-    if task.spec.kind is TaskKind.LINK_PREDICTION:
+def scored_files(task: Task, prefix: Path) -> list[Path]:
+    """Every file of a run that scoring it again reads where it exists; it cannot do without the first."""
+    if isinstance(task, LinkPredictionTask):
         return [rank_file(prefix)]
     names = (OFFICIAL, MUDOK) if MUDOK in task.spec.variants else (OFFICIAL,)
-    explained = [paths_file(prefix)] if paths_file(prefix).is_file() else []
+    explained = [paths_file(prefix)] if isinstance(task, RecommendationTask) else []
     return [*(prediction_file(prefix, task.spec.kind, name) for name in names), *explained]
+
+
+def kept_files(task: Task, prefix: Path) -> list[Path]:
+    """Prediction files of a run that stay on disk: what it takes to score it again; explanations where the run has some."""
+    return [path for path in scored_files(task, prefix) if path != paths_file(prefix) or path.is_file()]

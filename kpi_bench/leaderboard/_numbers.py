@@ -14,6 +14,11 @@ def score(value: float) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
+def signed(value: float) -> str:
+    """A difference, with its sign."""
+    return ("" if value < 0 else "+") + score(value)
+
+
 def half_width(summary: MetricSummary) -> str:
     """Half the width of the 95 % interval over queries, empty when there is none."""
     if summary.ci95_queries is None:

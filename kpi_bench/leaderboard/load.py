@@ -136,8 +136,17 @@ def _read_stored(path: Path) -> StoredResult:
     result = read_result(path)
     if not isclose(result.main.mean, fmean(result.main.per_seed), rel_tol=1e-9, abs_tol=1e-12):
         raise ResultError(f"{path}: {result.task.main_metric} has a mean that is not that of its seeds")
+    return StoredResult(path, result, stored_queries(path, result))
+
+
+def stored_queries(path: Path, result: Result) -> Path | None:
+    """The per-query file of a result, its hash checked; None when the result states none.
+
+    Raises:
+        ResultError: the file is missing or has another SHA-256.
+    """
     if result.queries_sha256 is None:
-        return StoredResult(path, result, None)
+        return None
     queries = queries_path(path)
     if not queries.is_file():
         raise ResultError(f"{path}: its per-query scores are missing: {queries.name}")
@@ -146,7 +155,7 @@ def _read_stored(path: Path) -> StoredResult:
         raise ResultError(
             f"{queries}: sha256 is {found[:12]}..., the result states {result.queries_sha256[:12]}..."
         )
-    return StoredResult(path, result, queries)
+    return queries
 
 
 def _prevailing(entries: list[StoredResult], values: list[str]) -> str:

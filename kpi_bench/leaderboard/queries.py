@@ -17,6 +17,7 @@ from kpi_bench.harness.results import Result
 from kpi_bench.leaderboard.load import StoredResult
 from kpi_bench.suites.task import TaskKind
 
+MOST_CLASSES = 1_000
 TOLERANCE = 1e-4
 """How far (relative, absolute below 1) per-query scores may miss the stated mean: they may be float32."""
 
@@ -50,7 +51,7 @@ def read_queries(stored: StoredResult) -> QueryScores | None:
     result, where = stored.result, str(stored.queries)
     try:
         table = pq.read_table(stored.queries)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ResultError(f"{where}: cannot be read as Parquet: {error}") from error
     classification = result.task.kind == TaskKind.CLASSIFICATION
     if classification and result.task.main_metric not in ("accuracy", "macro_f1"):
@@ -127,6 +128,8 @@ def _of_classes(
         raise ResultError(f"{where}: classes must not be negative (-1 only where nothing was predicted)")
     seen = 1 + max(int(labels.max()), int(predicted.max()))
     n_classes = max(seen, int(result.counts.get("n_classes", seen)))
+    if n_classes > MOST_CLASSES:
+        raise ResultError(f"{where}: {n_classes} classes; a task has at most {MOST_CLASSES}")
     accuracy = result.task.main_metric == "accuracy"
     scores = (predicted == labels).astype(np.float64) if accuracy else None
     return QueryScores(queries, scores, labels, predicted, n_classes)

@@ -44,9 +44,9 @@ def _task_grid(comparison: Comparison) -> Grid:
 
 
 def _task_row(task: TaskComparison) -> tuple[str, ...]:
-    difference = _signed(task.difference)
+    difference = _numbers.signed(task.difference)
     if task.interval is not None:
-        difference += f" [{_signed(task.interval[0])}, {_signed(task.interval[1])}]"
+        difference += f" [{_numbers.signed(task.interval[0])}, {_numbers.signed(task.interval[1])}]"
     seeds = str(task.seeds_a) if task.seeds_a == task.seeds_b else f"{task.seeds_a} / {task.seeds_b}"
     untold = "not tested" if task.p_value is None else "not separated"
     return (
@@ -88,7 +88,3 @@ def _cost_legend(cost: CostComparison) -> str:
     if cost.hw_id is None:
         return f"{over}; run on different hardware: only sizes have a ratio."
     return f"{over}, on hardware {cost.hw_id[:8]}."
-
-
-def _signed(value: float) -> str:
-    return ("" if value < 0 else "+") + _numbers.score(value)

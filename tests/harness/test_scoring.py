@@ -228,7 +228,7 @@ def test_rows_are_left_alone_on_demand_and_newer_rows_replace_old_ranks(
 ) -> None:
     prefix = tmp_path / "seed0"
     complete(links, prefix, 50)
-    scorer = make_scorer(links, keep_rows=True)
+    scorer = make_scorer(links, rows="keep")
     first = scorer.score(prefix).official.values
     assert (tmp_path / "seed0.npy").is_file()
     complete(links, prefix, 2)
