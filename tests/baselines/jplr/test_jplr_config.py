@@ -30,6 +30,7 @@ CHOSEN = {
 
 OF_CONFIG: dict[str, dict[str, Any]] = {
     "scratch": {"teacher": "none"},
+    "scratch-long": {"teacher": "none", "epochs": 11},
     "own": {"teacher": "own"},
     "feature": {"network": 0.0, "prediction": 0.0},
     "network": {"feature": 0.0, "prediction": 0.0},
