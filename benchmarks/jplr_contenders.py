@@ -23,10 +23,10 @@ from torch.nn import functional
 from baselines.common.allocator import keep_freed_memory
 from baselines.common.distill.teachers import freeze
 from baselines.common.paths.biased import BiasedWalker
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.sampled import Candidates, Scores, sampled_softmax
 from baselines.common.training import annealed_step
-from baselines.jplr.encoder import EncoderShape
 from baselines.jplr.linked import LinkedGraph, linked_graph
 from baselines.jplr.local import LocalGraph
 from baselines.jplr.model import PathModel, steps
@@ -323,7 +323,7 @@ def retraining(hops: int, losses: Sequence[str]) -> Retraining:
     student = PathModel(
         graph.n_local,
         2 * graph.n_relations,
-        EncoderShape(d, config.layers, config.heads, config.dropout, 2 * HOPS + 1),
+        BodyShape(d, config.layers, config.heads, config.dropout, 2 * HOPS + 1),
         generator=generator,
         borrowed=teacher.model.rows(others).detach() if len(others) else None,
     )

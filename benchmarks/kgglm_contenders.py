@@ -47,10 +47,11 @@ def batches() -> tuple[Tensor, ...]:
 
 def model(softmax: str) -> PathLM:
     """Our model with the weights of seed 0."""
-    from baselines.kgglm.model import LmShape, PathLM
+    from baselines.common.paths.body import BodyShape
+    from baselines.kgglm.model import PathLM
 
     graph = ml_100k()[1]
-    shape = LmShape(WIDTH, LAYERS, HEADS, DROPOUT, positions=2 * HOPS + 1)
+    shape = BodyShape(WIDTH, LAYERS, HEADS, DROPOUT, positions=2 * HOPS + 1)
     return PathLM(
         graph.graph.ranges,
         graph.kinds(),

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from baselines.common.paths.body import GptBody
+from baselines.common.paths.body import BodyShape, GptBody
 from kpi_bench.errors import SubmissionError
 
 ENCODERS = ("transformer", "rsn", "rnn")
-
-
-@dataclass(frozen=True)
-class EncoderShape:
-    """Sizes of an encoder; ``heads`` and ``positions`` (the longest path that can be read, in tokens) are the Transformer's alone."""
-
-    hidden: int = 128
-    layers: int = 2
-    heads: int = 4
-    dropout: float = 0.1
-    positions: int = 16
 
 
 class PathEncoder(nn.Module, ABC):
@@ -35,7 +23,7 @@ class PathEncoder(nn.Module, ABC):
         may depend on those, and states there mean nothing. None: all are known."""
 
 
-def create_encoder(kind: str, shape: EncoderShape, generator: torch.Generator) -> PathEncoder:
+def create_encoder(kind: str, shape: BodyShape, generator: torch.Generator) -> PathEncoder:
     """An encoder of ``ENCODERS``, its weights drawn from ``generator``.
 
     Raises:
@@ -55,19 +43,12 @@ class PathTransformer(PathEncoder):
         SubmissionError: ``hidden`` is no multiple of ``heads``; a path is longer than ``positions``.
     """
 
-    def __init__(self, shape: EncoderShape, generator: torch.Generator) -> None:
+    def __init__(self, shape: BodyShape, generator: torch.Generator) -> None:
         super().__init__()
         if shape.hidden % shape.heads:
             raise SubmissionError(f"hidden = {shape.hidden} is no multiple of heads = {shape.heads}")
         self.positions = shape.positions
-        self.body = GptBody(
-            hidden=shape.hidden,
-            layers=shape.layers,
-            heads=shape.heads,
-            dropout=shape.dropout,
-            positions=shape.positions,
-            generator=generator,
-        )
+        self.body = GptBody(shape, generator)
 
     def forward(self, inputs: Tensor, known: Tensor | None = None) -> Tensor:
         # Tokens behind a path's end are to the right of all that is read, where a causal model does not look.
@@ -89,7 +70,7 @@ class SkippingNetwork(PathEncoder):
     state depends on later tokens and other paths.
     """
 
-    def __init__(self, shape: EncoderShape, generator: torch.Generator, *, skip: bool) -> None:
+    def __init__(self, shape: BodyShape, generator: torch.Generator, *, skip: bool) -> None:
         super().__init__()
         d, self.dropout = shape.hidden, shape.dropout
         # On the meta device torch's own initialisation draws nothing from the global generator.

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.common.paths.body import BodyShape
 from baselines.common.top_k import row_blocks
-from baselines.jplr.encoder import EncoderShape, create_encoder
+from baselines.jplr.encoder import create_encoder
 from kpi_bench.errors import SubmissionError
 
 _INIT_STD = 0.02
@@ -44,7 +45,7 @@ class PathModel(nn.Module):
         self,
         n_entities: int,
         n_relations: int,
-        shape: EncoderShape,
+        shape: BodyShape,
         *,
         encoder: str = "transformer",
         generator: torch.Generator,

@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from baselines.common.distill.losses import cosine_loss, normalised_mse
 from baselines.common.kge.scoring import LinkValidation
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.epochs import stream
 from baselines.common.paths.sampled import sampled_kl
 from baselines.common.training import Schedule
 from baselines.jplr.config import JplrConfig
-from baselines.jplr.encoder import EncoderShape
 from baselines.jplr.linked import LinkedGraph, linked_graph
 from baselines.jplr.local import LocalGraph
 from baselines.jplr.model import PathModel, steps
@@ -254,7 +254,7 @@ def _new_student(linked: LinkedGraph, teacher: Teacher | None, config: JplrConfi
             .detach()
             .cpu()
         )
-    shape = EncoderShape(config.hidden, config.layers, config.heads, config.dropout, 2 * config.hops + 1)
+    shape = BodyShape(config.hidden, config.layers, config.heads, config.dropout, 2 * config.hops + 1)
     return PathModel(
         linked.n_local,
         2 * linked.n_relations,

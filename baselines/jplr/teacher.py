@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.common.distill.teachers import freeze
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.epochs import stream
 from baselines.common.training import Schedule
 from baselines.jplr.config import JplrConfig
-from baselines.jplr.encoder import EncoderShape
 from baselines.jplr.model import PathModel
 from baselines.jplr.paths import TriplePaths
 from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
@@ -75,7 +75,7 @@ def alignment(model: PathModel, links: Tensor, temperature: float) -> Tensor:
 
 def new_teacher(union: UnionGraph, config: JplrConfig, seed: int) -> PathModel:
     """An untrained teacher of the union's size."""
-    shape = EncoderShape(
+    shape = BodyShape(
         config.teacher_hidden,
         config.teacher_layers,
         config.teacher_heads,

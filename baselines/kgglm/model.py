@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
-from baselines.common.paths.body import GptBody
+from baselines.common.paths.body import BodyShape, GptBody
 from baselines.common.paths.graph import Ranges
 from baselines.common.paths.losses import normalisers, softmax_sum
 from kpi_bench.errors import SubmissionError
@@ -21,17 +20,6 @@ SOFTMAXES = ("range", "type", "full")
 
 _INIT_STD = 0.02
 _RELATION = 3
-
-
-@dataclass(frozen=True)
-class LmShape:
-    """Sizes of the body; a path of h hops needs ``2 * h`` positions."""
-
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.1
-    positions: int = 16
 
 
 class PathLM(nn.Module):
@@ -56,7 +44,7 @@ class PathLM(nn.Module):
         ranges: Ranges,
         kinds: NDArray[np.int64],
         n_relations: int,
-        shape: LmShape,
+        shape: BodyShape,
         *,
         softmax: str,
         generator: torch.Generator,
@@ -74,14 +62,7 @@ class PathLM(nn.Module):
         self.nodes = nn.Parameter(_normal((len(kinds), shape.hidden), _INIT_STD, generator))
         self.relations = nn.Parameter(_normal((n_relations, shape.hidden), _INIT_STD, generator))
         self.types = nn.Parameter(_normal((4, shape.hidden), _INIT_STD, generator))
-        self.body = GptBody(
-            hidden=shape.hidden,
-            layers=shape.layers,
-            heads=shape.heads,
-            dropout=shape.dropout,
-            positions=shape.positions,
-            generator=generator,
-        )
+        self.body = GptBody(shape, generator)
         self._bounds: list[int] = ranges.indptr.tolist()
         owner = np.repeat(np.arange(n_relations), np.diff(ranges.indptr))
         for name, values in (

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from baselines.common.config import config_keys, read_config
 from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.train import KgeConfig, train_kge
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.interactions import TaskGraph
 from baselines.common.recommenders.fit import FittedRecommender
@@ -20,7 +21,7 @@ from baselines.common.submission import Adapted, TaskSubmission
 from baselines.common.training import prefixed
 from baselines.kgglm.config import KgglmConfig
 from baselines.kgglm.links import fit_links
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from baselines.kgglm.pretrained import Pretrained
 from baselines.kgglm.recommend import fit_path_recommender
 from baselines.kgglm.train import fit_walks
@@ -107,7 +108,7 @@ class KGGLM(TaskSubmission):
 
     def _model(self, graph: PathGraph, kinds: NDArray[np.int64], softmax: str, ctx: Context) -> PathLM:
         config = self.kgglm
-        shape = LmShape(config.hidden, config.layers, config.heads, config.dropout, config.positions)
+        shape = BodyShape(config.hidden, config.layers, config.heads, config.dropout, config.positions)
         return PathLM(
             graph.ranges,
             kinds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,18 @@ from torch.nn import functional
 from transformers import DynamicCache, GPT2Config, GPT2Model
 
 _INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class BodyShape:
+    """Sizes of a model that reads paths; one of h hops needs ``2 * h`` positions, and one more where its last node is read. ``heads`` and
+    ``positions`` are a Transformer's alone."""
+
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.1
+    positions: int = 16
 
 
 class GptBody(nn.Module):
@@ -22,23 +35,14 @@ class GptBody(nn.Module):
 
     gpt2: Any
 
-    def __init__(
-        self,
-        *,
-        hidden: int,
-        layers: int,
-        heads: int,
-        dropout: float,
-        positions: int,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, shape: BodyShape, generator: torch.Generator) -> None:
         super().__init__()
         config = GPT2Config(
             vocab_size=1,
-            n_positions=positions,
-            n_embd=hidden,
-            n_layer=layers,
-            n_head=heads,
+            n_positions=shape.positions,
+            n_embd=shape.hidden,
+            n_layer=shape.layers,
+            n_head=shape.heads,
             activation_function="gelu_pytorch_tanh",
             bos_token_id=None,
             eos_token_id=None,
@@ -48,7 +52,7 @@ class GptBody(nn.Module):
             self.gpt2 = GPT2Model(config)
         self.gpt2.wte = None
         self.gpt2.to_empty(device="cpu")
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = shape.heads, shape.dropout
         with torch.no_grad():
             for name, weight in self.gpt2.named_parameters():
                 if "ln_" in name:
@@ -57,7 +61,7 @@ class GptBody(nn.Module):
                     weight.zero_()
                 else:
                     residual = name.endswith("c_proj.weight")
-                    std = _INIT_STD / math.sqrt(2 * layers) if residual else _INIT_STD
+                    std = _INIT_STD / math.sqrt(2 * shape.layers) if residual else _INIT_STD
                     weight.normal_(std=std, generator=generator)
 
     def forward(self, inputs: Tensor, cache: DynamicCache | None = None) -> Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from baselines.jplr.encoder import (
     ENCODERS,
-    EncoderShape,
+    BodyShape,
     PathTransformer,
     SkippingNetwork,
     create_encoder,
 )
 from kpi_bench.errors import SubmissionError
 
-SHAPE = EncoderShape(hidden=8, layers=2, heads=2, dropout=0.0, positions=7)
+SHAPE = BodyShape(hidden=8, layers=2, heads=2, dropout=0.0, positions=7)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

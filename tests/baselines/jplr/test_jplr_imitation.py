@@ -20,7 +20,7 @@ from jplr_factory import (
 from torch import Tensor, nn
 
 from baselines.common.distill.teachers import fingerprint, freeze
-from baselines.jplr.encoder import EncoderShape
+from baselines.common.paths.body import BodyShape
 from baselines.jplr.linked import LinkedGraph, linked_graph
 from baselines.jplr.model import PathModel, steps
 from baselines.jplr.student import Imitation, Retraining, Teacher
@@ -52,7 +52,7 @@ def student_of(linked: LinkedGraph, teacher: Teacher, seed: int = 3, **settings:
     model = PathModel(
         linked.n_local,
         2 * linked.n_relations,
-        EncoderShape(config.hidden, 1, 1, 0.0, 2 * config.hops + 1),
+        BodyShape(config.hidden, 1, 1, 0.0, 2 * config.hops + 1),
         encoder=config.encoder,
         generator=generator(seed),
         borrowed=borrowed if len(borrowed) else None,

@@ -14,19 +14,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from baselines.common import top_k
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.sampled import Candidates, Scores, sampled_softmax
-from baselines.jplr.encoder import ENCODERS, EncoderShape
+from baselines.jplr.encoder import ENCODERS
 from baselines.jplr.model import PathModel, steps
 from kpi_bench.errors import SubmissionError
 
 N, RELATIONS, BORROWED = 11, 6, 4
-SHAPE = EncoderShape(hidden=8, layers=1, heads=2, dropout=0.0, positions=6)
+SHAPE = BodyShape(hidden=8, layers=1, heads=2, dropout=0.0, positions=6)
 PATHS = torch.tensor([[0, 1, 2, 3, 10], [4, 5, 4, -1, -1], [7, 0, -1, -1, -1], [9, 2, 3, 3, -1]])
 
 
 def make(
     encoder: str = "transformer",
-    shape: EncoderShape = SHAPE,
+    shape: BodyShape = SHAPE,
     *,
     borrowed: Tensor | None = None,
     seed: int = 0,

@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from baselines.common.paths import epochs as streaming
 from baselines.common.paths.biased import BiasedWalker
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.epochs import stream
 from baselines.common.paths.graph import PathGraph
 from baselines.common.training import Schedule
 from baselines.jplr import training
-from baselines.jplr.encoder import EncoderShape
 from baselines.jplr.model import PathModel, Steps
 from baselines.jplr.paths import TriplePaths
 from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
@@ -133,7 +133,7 @@ def test_candidates_are_the_targets_and_fresh_uniform_nodes() -> None:
 @pytest.mark.parametrize("later", [0.0, 0.25, 1.0])
 def test_the_loss_weighs_later_hops_less(later: float) -> None:
     generator = torch.Generator().manual_seed(0)
-    shape = EncoderShape(hidden=4, layers=1, heads=1, positions=5)
+    shape = BodyShape(hidden=4, layers=1, heads=1, positions=5)
     model = PathModel(6, 2, shape, generator=generator)
     nn.init.normal_(model.bias, generator=generator)
     nn.init.normal_(model.entities, generator=generator)

@@ -11,9 +11,10 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.interactions import TaskGraph
 from baselines.kgglm.config import KgglmConfig
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from kpi_bench import Context, Interactions, KnowledgeGraph, RecommendationTask, TaskKind, TaskSpec
 
 SMALL = {"hidden": 8, "layers": 1, "heads": 1, "pretrain_walks": 2, "batch_size": 64, "beams": 8}
@@ -81,7 +82,7 @@ def planted(
 
 
 def untrained(graph: TaskGraph, config: KgglmConfig, seed: int = 0) -> PathLM:
-    shape = LmShape(config.hidden, config.layers, config.heads, config.dropout, config.positions)
+    shape = BodyShape(config.hidden, config.layers, config.heads, config.dropout, config.positions)
     generator = torch.Generator().manual_seed(seed)
     return PathLM(
         graph.graph.ranges,

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.graph import PathGraph
 from baselines.kgglm import decode
 from baselines.kgglm.candidates import best, draw, edges_towards
 from baselines.kgglm.decode import Decoded, Decoding, PathDecoder, uniform_numbers
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from kpi_bench import Csr
 from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.ranking import tie_order
@@ -68,7 +69,7 @@ def world(
         one_way=2 if one_way else None,
     )
     kinds = np.repeat([0, 1, 2], [n_entities, n_items, n_users])
-    shape = LmShape(hidden=8, layers=2, heads=2, dropout=0.5, positions=12)
+    shape = BodyShape(hidden=8, layers=2, heads=2, dropout=0.5, positions=12)
     model = PathLM(
         graph.ranges, kinds, 6, shape, softmax=softmax, generator=torch.Generator().manual_seed(seed)
     )
@@ -321,7 +322,7 @@ def test_a_beam_is_not_spent_on_a_dead_end() -> None:
     )
     generator = torch.Generator().manual_seed(0)
     kinds = np.repeat([0, 1, 2], [11, 2, 1])
-    model = PathLM(graph.ranges, kinds, 6, LmShape(hidden=8), softmax="range", generator=generator)
+    model = PathLM(graph.ranges, kinds, 6, BodyShape(hidden=8), softmax="range", generator=generator)
     decoder = PathDecoder(model, graph, np.array([11, 12]), 13, 2, Decoding(beams=1))
     got = decoder.decode(np.array([0]), Csr.empty(1, 2), 2, np.arange(2), seed=0)
     assert got.items.tolist() == [[1, -1]]

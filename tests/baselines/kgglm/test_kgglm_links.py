@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from baselines.common.kge.scoring import LinkValidation
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.corpus import read_paths
 from baselines.common.paths.graph import PathGraph
 from baselines.kgglm.links import AdaptedLinks, fit_links
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from baselines.kgglm.submission import KGGLM
 from kpi_bench import Context, LinkPredictionQueries, LinkPredictionTask, TaskKind, TaskSpec, Triples
 from kpi_bench.harness.config import read_config
@@ -97,7 +98,7 @@ def test_valid_and_test_triples_move_no_weight(tmp_path: Path) -> None:
 def fitted(given: LinkPredictionTask, reports: Reports, scratch: Path, **config: Any) -> AdaptedLinks:
     train = given.train
     graph = PathGraph.of_edges(train.heads, train.relations, train.tails, n_nodes=N, n_forward=2)
-    shape = LmShape(hidden=32, layers=1, heads=1, dropout=0.0)
+    shape = BodyShape(hidden=32, layers=1, heads=1, dropout=0.0)
     generator = torch.Generator().manual_seed(0)
     model = PathLM(graph.ranges, np.zeros(N, np.int64), 4, shape, softmax="type", generator=generator)
     return fit_links(given, graph, model, small(**config), reports.context(scratch))

@@ -11,12 +11,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from baselines.common.paths import losses
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.graph import PathGraph
-from baselines.kgglm.model import SOFTMAXES, LmShape, PathLM
+from baselines.kgglm.model import SOFTMAXES, PathLM
 from kpi_bench.errors import SubmissionError
 
 N_NODES, N_FORWARD, HOPS = 23, 3, 3
-SMALL = LmShape(hidden=12, layers=2, heads=3, dropout=0.0, positions=8)
+SMALL = BodyShape(hidden=12, layers=2, heads=3, dropout=0.0, positions=8)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def graph() -> PathGraph:
 
 
 def make(
-    graph: PathGraph, softmax: str, shape: LmShape = SMALL, *, seed: int = 0, scale: float = 40.0
+    graph: PathGraph, softmax: str, shape: BodyShape = SMALL, *, seed: int = 0, scale: float = 40.0
 ) -> PathLM:
     """A float64 model whose tables are large enough for distributions that are far from uniform."""
     kinds = np.arange(N_NODES) % 3
@@ -257,7 +258,7 @@ def test_the_seed_alone_decides_the_weights(graph: PathGraph) -> None:
 
 
 def test_initial_weights_are_gpt2s() -> None:
-    shape = LmShape(hidden=64, layers=3, heads=4)
+    shape = BodyShape(hidden=64, layers=3, heads=4)
     empty = PathGraph.of_edges(*np.zeros((3, 0), dtype=np.int64), n_nodes=50, n_forward=2)
     generator = torch.Generator().manual_seed(0)
     model = PathLM(empty.ranges, np.zeros(50, dtype=np.int64), 4, shape, softmax="type", generator=generator)
@@ -310,7 +311,7 @@ def test_the_state_fills_one_safetensors_file(graph: PathGraph, tmp_path: Path) 
 
 
 def test_dropout_acts_in_training_only(graph: PathGraph) -> None:
-    shape = LmShape(hidden=12, layers=1, heads=2, dropout=0.5)
+    shape = BodyShape(hidden=12, layers=1, heads=2, dropout=0.5)
     model, paths = make(graph, "range", shape), walk(graph, 4)
     assert not torch.equal(model.hidden(paths), model.hidden(paths))
     assert torch.equal(model.log_probs(paths), model.log_probs(paths))
@@ -352,7 +353,7 @@ def test_wrong_sizes_are_named(graph: PathGraph) -> None:
         PathLM(graph.ranges, kinds, graph.n_relations, SMALL, softmax="all", generator=generator)
     with pytest.raises(SubmissionError, match="no multiple of heads"):
         PathLM(
-            graph.ranges, kinds, graph.n_relations, LmShape(10, 1, 3), softmax="range", generator=generator
+            graph.ranges, kinds, graph.n_relations, BodyShape(10, 1, 3), softmax="range", generator=generator
         )
     with pytest.raises(SubmissionError, match="ranges of 6 relations"):
         PathLM(graph.ranges, kinds, 5, SMALL, softmax="range", generator=generator)

@@ -12,9 +12,10 @@ from baseline_factory import check_head_answers, link_scores, link_task, pretrai
 from baseline_factory import suite_context as context
 from safetensors.torch import load_file
 
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.interactions import TaskGraph
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from baselines.kgglm.pretrained import Pretrained
 from baselines.kgglm.submission import KGGLM
 from kpi_bench import (
@@ -197,7 +198,7 @@ def test_a_task_starts_from_what_was_pretrained() -> None:
     edges = rng.integers(6, size=(20, 2))
     relations = rng.integers(2, size=20)
     kg = PathGraph.of_edges(edges[:, 0], relations, edges[:, 1], n_nodes=6, n_forward=2)
-    shape = LmShape(hidden=8, layers=1, heads=1, positions=7)
+    shape = BodyShape(hidden=8, layers=1, heads=1, positions=7)
     source = PathLM(
         kg.ranges,
         np.zeros(6, np.int64),

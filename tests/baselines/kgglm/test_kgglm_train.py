@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from path_factory import Numbered, sorted_rows
 from torch import Tensor, nn
 
+from baselines.common.paths.body import BodyShape
 from baselines.common.paths.corpus import read_paths
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.interactions import TaskGraph
@@ -30,7 +31,7 @@ from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.fit import FittedRecommender
 from baselines.common.validation import RankingValidation
 from baselines.kgglm.config import KgglmConfig
-from baselines.kgglm.model import LmShape, PathLM
+from baselines.kgglm.model import PathLM
 from baselines.kgglm.recommend import fit_path_recommender
 from baselines.kgglm.submission import KGGLM
 from baselines.kgglm.train import fit_paths
@@ -50,7 +51,7 @@ class Probe(PathLM):
     def __init__(self, slope: float = 1.0) -> None:
         ring = np.arange(6)
         graph = PathGraph.of_edges(ring, np.zeros(6, np.int64), (ring + 1) % 6, n_nodes=6, n_forward=1)
-        shape = LmShape(hidden=4, layers=1, heads=1, positions=4)
+        shape = BodyShape(hidden=4, layers=1, heads=1, positions=4)
         generator = torch.Generator().manual_seed(0)
         super().__init__(graph.ranges, np.zeros(6, np.int64), 2, shape, softmax="range", generator=generator)
         self.pulled = nn.Parameter(torch.zeros(1))
