@@ -1,8 +1,9 @@
-"""Keeping freed memory in the process, so that training steps do not pay for fresh pages again and again."""
+"""What a process keeps between training steps: freed memory, so that steps do not pay for fresh pages; compiled products, within bounds."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -25,3 +26,9 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)) and bool(
         mallopt(_M_TRIM_THRESHOLD, _KEPT)
     )
+
+
+def keep_few_products() -> None:
+    """Have oneDNN keep few of the products that it compiles, one for each shape: batches whose shapes vary would otherwise add about a
+    megabyte a step to the process, up to 1,024 shapes. Only before its first product, and not where the user has set a number."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")

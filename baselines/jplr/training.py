@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from baselines.common.allocator import keep_few_products
 from baselines.common.paths.epochs import Corpus
 from baselines.common.paths.sampled import Candidates, Scores, sampled_softmax
 from baselines.common.training import Fit, Schedule, annealed_step, bfloat16_pays, train
@@ -83,6 +84,8 @@ def fit(
     """
     device = torch.device(ctx.device)
     narrow = config.precision == "bfloat16" or (config.precision == "auto" and bfloat16_pays(device))
+    if narrow:
+        keep_few_products()
     ctx.note("bfloat16", narrow)
     ctx.note("steps an epoch", len(epochs.corpus))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from baseline_factory import context
 from torch import Tensor, nn
 
+from baselines.common.allocator import keep_few_products
 from baselines.common.training import (
     Schedule,
     annealed_step,
@@ -203,3 +205,15 @@ def test_this_cpu_is_known_by_its_flags() -> None:
     flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     names = set(flags[1].split()) if flags else set()
     assert bfloat16_pays(torch.device("cpu")) == bool(names & {"avx512_bf16", "amx_bf16"})
+
+
+def test_the_number_of_kept_products_is_bounded_unless_the_user_set_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, "5")
+    keep_few_products()
+    assert os.environ[name] == "5"
+    monkeypatch.delenv(name)
+    keep_few_products()
+    assert 0 < int(os.environ[name]) < 1024
