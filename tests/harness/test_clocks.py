@@ -138,9 +138,7 @@ def test_the_result_on_disk_is_the_one_reported(measured: tuple[Result, Path]) -
 
 
 def test_meter_counts_a_tree_and_ends_it() -> None:
-    script = (
-        "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'import time; time.sleep(60)'])"
-    )
+    script = "import subprocess, sys; subprocess.run([sys.executable, '-S', '-c', 'import time; time.sleep(60)'], check=True)"
     process = subprocess.Popen([sys.executable, "-S", "-c", script])
     try:
         meter = ProcessMeter(process.pid)
