@@ -28,6 +28,44 @@ def read_config(cls: type[C], params: Mapping[str, Any], prefix: str) -> C:
         raise SubmissionError(f"{prefix}{error}") from None
 
 
+def check_fields(
+    config: Any,
+    *,
+    choices: Mapping[str, Iterable[str]] | None = None,
+    at_least_one: Iterable[str] = (),
+    not_negative: Iterable[str] = (),
+    positive: Iterable[str] = (),
+    shares: Mapping[str, float] | None = None,
+    multiples: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse values that a config's fields cannot take; NaN is none of these. ``shares`` lie between 0 and the number given, both included;
+    of ``multiples`` the first field is a multiple of the second.
+
+    Raises:
+        SubmissionError: the message starts with the field's name, as :func:`read_config` wants it.
+    """
+    for name, known in (choices or {}).items():
+        if getattr(config, name) not in known:
+            raise SubmissionError(f"{name} = {getattr(config, name)!r}; use one of {', '.join(known)}")
+    rules = [
+        *((name, getattr(config, name) >= 1, "be at least 1") for name in at_least_one),
+        *((name, getattr(config, name) >= 0, "not be negative") for name in not_negative),
+        *((name, getattr(config, name) > 0, "be positive") for name in positive),
+        *(
+            (name, 0 <= getattr(config, name) <= top, f"be between 0 and {top:g}")
+            for name, top in (shares or {}).items()
+        ),
+    ]
+    for name, kept, rule in rules:
+        if not kept:
+            raise SubmissionError(f"{name} = {getattr(config, name)}; it must {rule}")
+    for name, of in (multiples or {}).items():
+        if getattr(config, name) % getattr(config, of):
+            raise SubmissionError(
+                f"{name} = {getattr(config, name)}; it must be a multiple of {of} = {getattr(config, of)}"
+            )
+
+
 def refuse_unknown(params: Mapping[str, Any], known: Iterable[str], owner: str) -> None:
     """Raise for a parameter that nothing reads: a typo would otherwise run the defaults under a wrong label."""
     allowed = set(known)

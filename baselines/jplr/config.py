@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.common.config import check_fields
 from kpi_bench.errors import SubmissionError
 
 CHOICES = {
@@ -13,10 +14,6 @@ CHOICES = {
     "encoder": ("transformer", "rsn", "rnn"),
     "precision": ("auto", "bfloat16", "float32"),
 }
-POSITIVE = ("hops", "hub_limit", "hub_keep", "negatives", "batch_size", "teacher_hidden", "teacher_layers", "teacher_heads", "hidden", "layers", "heads", "eval_every", "patience", "link_triples", "teacher_epochs", "epochs")  # fmt: skip
-NOT_NEGATIVE = ("link_hops", "later_weight", "decay", "align", "feature", "network", "prediction", "valid_triples")  # fmt: skip
-ABOVE_ZERO = ("teacher_lr", "lr", "temperature", "align_temperature")
-SHARES = {"dropout": 0.9, "warmup": 1.0, "holdout": 0.5}
 
 
 @dataclass(frozen=True)
@@ -85,31 +82,18 @@ class JplrConfig:
     temperature: float = 2.0
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
-        for name in POSITIVE:
-            if getattr(self, name) < 1:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
-        for name in NOT_NEGATIVE:
-            if not getattr(self, name) >= 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
-        for name in ABOVE_ZERO:
-            if not getattr(self, name) > 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
-        for name, top in SHARES.items():
-            if not 0 <= getattr(self, name) < top:
-                raise SubmissionError(
-                    f"{name} = {getattr(self, name)}; it must be at least 0 and below {top:g}"
-                )
+        check_fields(
+            self,
+            choices=CHOICES,
+            at_least_one=("hops", "hub_limit", "hub_keep", "negatives", "batch_size", "link_triples", "eval_every", "patience", "teacher_hidden", "teacher_layers", "teacher_heads", "teacher_epochs", "hidden", "layers", "heads", "epochs"),
+            not_negative=("link_hops", "later_weight", "decay", "align", "feature", "network", "prediction", "valid_triples"),
+            positive=("teacher_lr", "lr", "temperature", "align_temperature"),
+            shares={"dropout": 0.9, "warmup": 1.0, "holdout": 0.5},
+            multiples={"teacher_hidden": "teacher_heads", "hidden": "heads"},
+        )  # fmt: skip
         for name in ("depth", "crossing"):
             if not 0 < getattr(self, name) < 1:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must lie between 0 and 1")
-        for width, heads in (("teacher_hidden", "teacher_heads"), ("hidden", "heads")):
-            if getattr(self, width) % getattr(self, heads):
-                raise SubmissionError(
-                    f"{width} = {getattr(self, width)}; it must be a multiple of {heads} = {getattr(self, heads)}"
-                )
         if self.hub_keep > self.hub_limit:
             raise SubmissionError(
                 f"hub_keep = {self.hub_keep}; a hub of more than hub_limit = {self.hub_limit} edges cannot keep more than that"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.common.config import check_fields
 from kpi_bench.errors import SubmissionError
 
 CHOICES = {
@@ -66,26 +67,19 @@ class KgglmConfig:
     explained: int = 20
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
-        for name in ("hidden", "layers", "heads", "pretrain_hops", "pretrain_walks", "paths", "eval_every", "patience", "batch_size", "beams"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
+        check_fields(
+            self,
+            choices=CHOICES,
+            at_least_one=("hidden", "layers", "heads", "pretrain_hops", "pretrain_walks", "paths", "eval_every", "patience", "batch_size", "beams"),
+            not_negative=("pretrain_epochs", "generic_epochs", "epochs", "decay", "explained"),
+            positive=("lr",),
+            shares={"dropout": 0.9, "warmup": 1.0},
+            multiples={"hidden": "heads"},
+        )  # fmt: skip
         if self.hops < 2:
             raise SubmissionError(
                 f"hops = {self.hops}; a path from a user over an item to another has at least 2"
             )
-        if self.hidden % self.heads:
-            raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
-        for name in ("pretrain_epochs", "generic_epochs", "epochs", "decay", "explained"):
-            if getattr(self, name) < 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
-        if not self.lr > 0:
-            raise SubmissionError(f"lr = {self.lr}; it must be positive")
-        for name, top in (("dropout", 0.9), ("warmup", 1.0)):
-            if not 0 <= getattr(self, name) <= top:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be between 0 and {top:g}")
 
     @property
     def positions(self) -> int:

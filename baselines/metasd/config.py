@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.common.config import check_fields
 from baselines.common.kge.train import KgeConfig
 from kpi_bench.errors import SubmissionError
 
@@ -53,20 +54,16 @@ class MetasdConfig:
     vectors: str = "student"
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+        check_fields(
+            self,
+            choices=CHOICES,
+            positive=("temperature", "inner_lr", "meta_lr"),
+            not_negative=("static_after", "quiz_batches", "first_kl", "second_kl"),
+            at_least_one=("candidates",),
+        )
         for name in ("share", "quiz_share"):
             if not 0 < getattr(self, name) < 1:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be above 0 and below 1")
-        for name in ("temperature", "inner_lr", "meta_lr"):
-            if getattr(self, name) <= 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
-        for name in ("static_after", "quiz_batches", "first_kl", "second_kl"):
-            if getattr(self, name) < 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
-        if self.candidates < 1:
-            raise SubmissionError(f"candidates = {self.candidates}; it must be at least 1")
 
     @property
     def uses_quiz(self) -> bool:

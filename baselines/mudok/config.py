@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.common.config import check_fields
 from kpi_bench.errors import SubmissionError
 
 CHOICES = {"variant": ("paper", "code"), "scope": ("single", "joint"), "text_pooling": ("mean", "pooler")}
@@ -59,36 +60,29 @@ class MudokConfig:
     refresh: int = 24
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+        check_fields(
+            self,
+            choices=CHOICES,
+            at_least_one=(
+                "text_max_length",
+                "text_dim",
+                "hidden",
+                "layers",
+                "heads",
+                "ffn",
+                "code_dim",
+                "refresh",
+            ),
+            positive=("lr", "temperature", "prompt_lr"),
+            not_negative=("epochs", "contrastive_weight", "knowledge_weight", "code_std"),
+            shares={"dropout": 0.9},
+            multiples={"hidden": "heads"},
+        )
         if not self.text:
             raise SubmissionError(f"text is empty; name an encoder, or {RANDOM_TEXT!r}")
-        for name in (
-            "text_max_length",
-            "text_dim",
-            "hidden",
-            "layers",
-            "heads",
-            "ffn",
-            "code_dim",
-            "refresh",
-        ):
-            if getattr(self, name) < 1:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
         for name in ("slots", "batch_size"):
             if getattr(self, name) < 2:
                 raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 2")
-        if self.hidden % self.heads:
-            raise SubmissionError(f"hidden = {self.hidden}; it must be a multiple of heads = {self.heads}")
-        if not 0 <= self.dropout <= 0.9:
-            raise SubmissionError(f"dropout = {self.dropout}; it must be between 0 and 0.9")
-        for name in ("lr", "temperature", "prompt_lr"):
-            if not getattr(self, name) > 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
-        for name in ("epochs", "contrastive_weight", "knowledge_weight", "code_std"):
-            if not getattr(self, name) >= 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
         if self.variant == "code" and self.slots < 3 and self.knowledge_weight > 0:
             raise SubmissionError(
                 "slots = 2; variant 'code' reads two values of an item, which needs 3 slots"

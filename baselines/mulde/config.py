@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.common.config import check_fields
 from baselines.common.kge import MODELS
 from kpi_bench.errors import SubmissionError
 
@@ -49,17 +50,14 @@ class MuldeConfig:
     pool: int = 8192
 
     def __post_init__(self) -> None:
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise SubmissionError(f"{name} = {getattr(self, name)!r}; use one of {', '.join(known)}")
+        check_fields(
+            self,
+            choices=CHOICES,
+            positive=("top_k", "pool", "temperature"),
+            not_negative=("gamma", "hard_weight", "max_candidates"),
+        )
         if not self.teacher_models or not set(self.teacher_models) <= set(MODELS):
             raise SubmissionError(f"teachers = {self.teachers!r}; name some of {', '.join(MODELS)}")
-        for name in ("top_k", "pool", "temperature"):
-            if getattr(self, name) <= 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
-        for name in ("gamma", "hard_weight", "max_candidates"):
-            if getattr(self, name) < 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
 
     @property
     def teacher_models(self) -> tuple[str, ...]:

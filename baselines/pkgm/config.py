@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kpi_bench.errors import SubmissionError
+from baselines.common.config import check_fields
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,8 @@ class PkgmConfig:
     key_relations: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("dim", "epochs", "batch_size", "negatives", "key_relations"):
-            if getattr(self, name) < 1:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
-        for name in ("margin", "lr"):
-            if not getattr(self, name) > 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be positive")
+        check_fields(
+            self,
+            at_least_one=("dim", "epochs", "batch_size", "negatives", "key_relations"),
+            positive=("margin", "lr"),
+        )

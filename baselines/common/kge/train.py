@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from baselines.common.config import check_fields
 from baselines.common.kge import MODELS, check_shape, create_model
 from baselines.common.kge.bilinear import Bilinear
 from baselines.common.kge.facts import GroupedFacts, batches, with_reciprocals
@@ -58,23 +59,19 @@ class KgeConfig:
     valid_triples: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("model", self.model, tuple(MODELS)),
-            ("loss", self.loss, LOSSES),
-            ("corrupt", self.corrupt, ("tail", "both")),
-            ("optimizer", self.optimizer, ("adam", "adagrad")),
-            ("regularizer", self.regularizer, REGULARIZERS),
-        ):
-            if value not in allowed:
-                raise SubmissionError(f"{name} = {value!r}; use one of {', '.join(allowed)}")
-        for name in ("epochs", "batch_size", "negatives", "eval_every", "patience"):
-            if getattr(self, name) < 1:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must be at least 1")
-        for name in ("reg", "relation_weight", "init_std", "shared_negatives", "valid_triples"):
-            if getattr(self, name) < 0:
-                raise SubmissionError(f"{name} = {getattr(self, name)}; it must not be negative")
-        if self.lr <= 0:
-            raise SubmissionError(f"lr = {self.lr}; it must be positive")
+        check_fields(
+            self,
+            choices={
+                "model": tuple(MODELS),
+                "loss": LOSSES,
+                "corrupt": ("tail", "both"),
+                "optimizer": ("adam", "adagrad"),
+                "regularizer": REGULARIZERS,
+            },
+            at_least_one=("epochs", "batch_size", "negatives", "eval_every", "patience"),
+            not_negative=("reg", "relation_weight", "init_std", "shared_negatives", "valid_triples"),
+            positive=("lr",),
+        )
         check_shape(self.model, self.dim, relation_curvature=self.relation_curvature)
         bilinear = issubclass(MODELS[self.model], Bilinear)
         for wrong, problem in (
