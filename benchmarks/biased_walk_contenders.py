@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.common.paths.biased import BiasedWalker
-from baselines.common.paths.epochs import stream
 from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.random_numbers import stream
 from baselines.common.paths.walks import Backend
 from baselines.jplr.config import JplrConfig
 from baselines.jplr.paths import TriplePaths

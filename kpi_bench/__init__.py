@@ -18,7 +18,7 @@ from kpi_bench.harness.protocol import (
     Submission,
 )
 from kpi_bench.suites.graph import Adjacency, KnowledgeGraph
-from kpi_bench.suites.links import align_by_name
+from kpi_bench.suites.links import align_by_name, links_between
 from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import (
     ClassificationTask,
@@ -59,6 +59,7 @@ __all__ = [
     "Triples",
     "__version__",
     "align_by_name",
+    "links_between",
     "top_k_from_factors",
     "top_k_from_scores",
 ]

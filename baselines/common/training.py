@@ -123,7 +123,7 @@ def train(
             ctx.log(number, score, metric)
             if score > best.best_score:
                 best, misses = Fit(number, score, number), 0
-                kept = _trainable(model)
+                kept = _snapshot(model)
             else:
                 misses += 1
                 if misses >= schedule.patience:
@@ -231,7 +231,7 @@ def _run_epoch(
         )
 
 
-def _trainable(model: nn.Module) -> dict[str, Tensor]:
+def _snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in _moving(model)}
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from baselines.common.paths.epochs import stream
-from baselines.common.paths.random_numbers import below, keys
+from baselines.common.paths.random_numbers import below, keys, stream
 from kpi_bench import ClassificationTask, KnowledgeGraph, LinkPredictionTask, RecommendationTask
 
 Ints = NDArray[np.int64]

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.common.paths.biased import BiasedWalker
-from baselines.common.paths.epochs import pieces, stream
+from baselines.common.paths.epochs import pieces
 from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.random_numbers import stream
 from baselines.jplr.config import JplrConfig
 from kpi_bench import Context
 

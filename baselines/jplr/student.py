@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from baselines.common.distill.losses import cosine_loss, normalised_mse
 from baselines.common.kge.scoring import LinkValidation
 from baselines.common.paths.body import BodyShape
-from baselines.common.paths.epochs import stream
+from baselines.common.paths.random_numbers import stream
 from baselines.common.paths.sampled import sampled_kl
 from baselines.common.training import Schedule
 from baselines.jplr.config import JplrConfig
@@ -22,17 +22,10 @@ from baselines.jplr.linked import LinkedGraph, linked_graph
 from baselines.jplr.local import LocalGraph
 from baselines.jplr.model import PathModel, steps
 from baselines.jplr.paths import TriplePaths
-from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
+from baselines.jplr.teacher import Teacher
+from baselines.jplr.training import NextEntity, corpus_of, fit, scores_of, target_frequency
 from baselines.jplr.union import UnionGraph
 from kpi_bench import Context, KnowledgeGraph
-
-
-@dataclass(frozen=True, eq=False)
-class Teacher:
-    """A frozen model and the union graph whose ids it reads."""
-
-    model: PathModel
-    union: UnionGraph
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,13 +163,10 @@ def fit_student(
     description, device = f"{name}: student", torch.device(ctx.device)
     linked = _linked(local, kg, teacher, config, ctx.seed)
     model = _new_student(linked, teacher, config, ctx.seed).to(device)
-    epochs = Epochs(
-        TriplePaths(linked.graph, linked.triples, linked.bridges, config, ctx),
-        config,
-        ctx,
-        description=description,
-    )
-    objective = NextEntity(epochs.frequency(linked.n_nodes), config, stream("student's negatives", ctx.seed))
+    sample = TriplePaths(linked.graph, linked.triples, linked.bridges, config, ctx)
+    corpus = corpus_of(sample, config, ctx, description=description)
+    frequency = target_frequency(corpus, linked.n_nodes, device)
+    objective = NextEntity(frequency, config, stream("student's negatives", ctx.seed))
     imitation = None
     if teacher is not None and max(config.feature, config.network, config.prediction) > 0:
         generator = torch.Generator().manual_seed(stream("imitation", ctx.seed))
@@ -194,7 +184,7 @@ def fit_student(
     done = fit(
         whole,
         whole.loss,
-        epochs,
+        corpus,
         Schedule(config.epochs, config.eval_every, config.patience),
         config,
         ctx,

@@ -19,8 +19,8 @@ from baselines.common.training import prefixed
 from baselines.jplr.config import JplrConfig
 from baselines.jplr.local import LocalGraph, held_out, without
 from baselines.jplr.model import PathModel
-from baselines.jplr.student import Teacher, fit_student, scattered
-from baselines.jplr.teacher import fit_teacher, load_teacher, save_teacher
+from baselines.jplr.student import fit_student, scattered
+from baselines.jplr.teacher import Teacher, fit_teacher, load_teacher, save_teacher
 from baselines.jplr.union import UnionGraph, given_links, name_links
 from kpi_bench import (
     ClassificationTask,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,12 +14,12 @@ from torch.nn import functional
 
 from baselines.common.distill.teachers import freeze
 from baselines.common.paths.body import BodyShape
-from baselines.common.paths.epochs import stream
+from baselines.common.paths.random_numbers import stream
 from baselines.common.training import Schedule
 from baselines.jplr.config import JplrConfig
 from baselines.jplr.model import PathModel
 from baselines.jplr.paths import TriplePaths
-from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
+from baselines.jplr.training import NextEntity, corpus_of, fit, scores_of, target_frequency
 from baselines.jplr.union import UnionGraph
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -26,6 +27,14 @@ from kpi_bench.errors import SubmissionError
 READ = "read"
 PAIRS = 512
 """Links of a step, each of which is told from the others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A frozen model and the union graph whose ids it reads."""
+
+    model: PathModel
+    union: UnionGraph
 
 
 def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) -> PathModel:
@@ -38,8 +47,9 @@ def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) 
     device = torch.device(ctx.device)
     model = new_teacher(union, config, stream("teacher", ctx.seed)).to(device)
     sample = TriplePaths(union.graph, union.triples, union.bridges, config, ctx)
-    epochs = Epochs(sample, config, ctx, description=description)
-    objective = NextEntity(epochs.frequency(union.n_entities), config, stream("negatives", ctx.seed))
+    corpus = corpus_of(sample, config, ctx, description=description)
+    frequency = target_frequency(corpus, union.n_entities, device)
+    objective = NextEntity(frequency, config, stream("negatives", ctx.seed))
     links = torch.from_numpy(union.links).to(device)
     generator = torch.Generator(device).manual_seed(stream("links", ctx.seed))
     for key, count in (
@@ -60,7 +70,7 @@ def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) 
         return total
 
     schedule = Schedule(config.teacher_epochs)
-    fit(model, loss, epochs, schedule, config, ctx, lr=config.teacher_lr, description=description)
+    fit(model, loss, corpus, schedule, config, ctx, lr=config.teacher_lr, description=description)
     return freeze(model)
 
 

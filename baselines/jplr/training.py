@@ -48,27 +48,24 @@ def scores_of(model: PathModel, states: Tensor, ids: Tensor) -> Scores:
     return Scores(states, *model.candidates(ids))
 
 
-class Epochs:
-    """The paths of a training run and how often each node is a target in them."""
+def corpus_of(sample: TriplePaths, config: JplrConfig, ctx: Context, *, description: str) -> Corpus:
+    """The paths of a training run, drawn anew for each epoch."""
+    corpus = Corpus(sample, ctx, batch_size=config.batch_size, resample=True, description=description)
+    ctx.note("paths an epoch", len(corpus.paths))
+    return corpus
 
-    def __init__(self, sample: TriplePaths, config: JplrConfig, ctx: Context, *, description: str) -> None:
-        self.corpus = Corpus(
-            sample, ctx, batch_size=config.batch_size, resample=True, description=description
-        )
-        self._device = torch.device(ctx.device)
-        ctx.note("paths an epoch", len(self.corpus.paths))
 
-    def frequency(self, n_nodes: int) -> Tensor:
-        """Share of the first epoch's targets, float32 ``[n_nodes]``."""
-        targets = torch.from_numpy(self.corpus.paths[:, 2::2].copy()).flatten()
-        counts = torch.bincount(targets[targets >= 0].long(), minlength=n_nodes)
-        return (counts / counts.sum()).float().to(self._device)
+def target_frequency(corpus: Corpus, n_nodes: int, device: torch.device) -> Tensor:
+    """Share of each node among the targets of the first epoch, float32 ``[n_nodes]``."""
+    targets = torch.from_numpy(corpus.paths[:, 2::2].copy()).flatten()
+    counts = torch.bincount(targets[targets >= 0].long(), minlength=n_nodes)
+    return (counts / counts.sum()).float().to(device)
 
 
 def fit(
     model: nn.Module,
     loss: Callable[[Tensor], Tensor],
-    epochs: Epochs,
+    corpus: Corpus,
     schedule: Schedule,
     config: JplrConfig,
     ctx: Context,
@@ -87,7 +84,7 @@ def fit(
     if narrow:
         keep_few_products()
     ctx.note("bfloat16", narrow)
-    ctx.note("steps an epoch", len(epochs.corpus))
+    ctx.note("steps an epoch", len(corpus))
 
     def narrowed(paths: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=narrow):
@@ -96,14 +93,14 @@ def fit(
     step = annealed_step(
         model,
         narrowed,
-        steps=len(epochs.corpus) * schedule.epochs,
+        steps=len(corpus) * schedule.epochs,
         lr=lr,
         decay=config.decay,
         warmup=config.warmup,
     )
     return train(
         model,
-        epoch=epochs.corpus.epoch,
+        epoch=corpus.epoch,
         step=step,
         evaluate=evaluate,
         schedule=schedule,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-import pyarrow.compute as pc
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from baselines.common.paths.graph import PathGraph
-from kpi_bench import Csr, KnowledgeGraph, align_by_name
+from kpi_bench import Csr, KnowledgeGraph, align_by_name, links_between
 from kpi_bench.errors import SubmissionError
 
 Ints = NDArray[np.int64]
@@ -96,30 +96,29 @@ class UnionGraph:
 
 def given_links(graphs: Mapping[str, KnowledgeGraph]) -> Ints:
     """The links that the suite states between these KGs, from either side, as union ids int64 ``[k, 2]``; those to other KGs are left out."""
-    first, _ = _offsets({name: kg.n_entities for name, kg in graphs.items()})
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for name, kg in graphs.items():
-        if kg.links is None:
-            continue
-        for other in graphs:
-            rows = kg.links.filter(pc.equal(kg.links.column("other_kg"), other))
-            found.append(_shifted((rows["entity"], first[name]), (rows["other_entity"], first[other])))
-    return np.concatenate(found)
+    return _links(graphs, links_between)
 
 
 def name_links(graphs: Mapping[str, KnowledgeGraph]) -> Ints:
     """Links between all pairs of the KGs by equal names (:func:`kpi_bench.align_by_name`), as union ids int64 ``[k, 2]``."""
-    first, _ = _offsets({name: kg.n_entities for name, kg in graphs.items()})
-    found = [np.zeros((0, 2), dtype=np.int64)]
-    for (name, kg), (other, other_kg) in combinations(graphs.items(), 2):
-        rows = align_by_name(kg, other_kg)
-        found.append(_shifted((rows["entity"], first[name]), (rows["other_entity"], first[other])))
-    return np.concatenate(found)
+    return _links(graphs, align_by_name)
 
 
 def triple_keys(triples: Ints, n_entities: int, n_relations: int) -> Ints:
     """One number a triple, int64 ``[m]``, ascending by (head, relation, tail)."""
     return (triples[:, 0] * n_relations + triples[:, 1]) * n_entities + triples[:, 2]
+
+
+def _links(
+    graphs: Mapping[str, KnowledgeGraph], find: Callable[[KnowledgeGraph, KnowledgeGraph], pd.DataFrame]
+) -> Ints:
+    """What ``find`` says (columns entity and other_entity) of each two of the KGs, as union ids."""
+    first, _ = _offsets({name: kg.n_entities for name, kg in graphs.items()})
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    for (name, kg), (other, other_kg) in combinations(graphs.items(), 2):
+        rows = find(kg, other_kg)
+        found.append(_shifted((rows["entity"], first[name]), (rows["other_entity"], first[other])))
+    return np.concatenate(found)
 
 
 def _offsets(counts: dict[str, int]) -> tuple[dict[str, int], int]:

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.common.paths.epochs import pieces, stream
+from baselines.common.paths.epochs import pieces
 from baselines.common.paths.interactions import TaskGraph
+from baselines.common.paths.random_numbers import stream
 from baselines.common.paths.user_paths import UserPaths
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.fit import FittedRecommender

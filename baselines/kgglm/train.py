@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from baselines.common.paths.epochs import Corpus, Sample, pieces, stream
+from baselines.common.paths.epochs import Corpus, Sample, pieces
 from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.random_numbers import stream
 from baselines.common.paths.walks import Walker
 from baselines.common.training import Fit, Schedule, annealed_step, train
 from baselines.kgglm.config import KgglmConfig

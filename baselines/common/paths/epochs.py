@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -26,11 +25,6 @@ def pieces(numbers: NDArray[np.int64], repeats: int) -> Iterator[tuple[int, NDAr
     total = len(numbers) * repeats
     for first in range(0, total, BLOCK):
         yield first, numbers[np.arange(first, min(first + BLOCK, total)) % len(numbers)]
-
-
-def stream(name: str, seed: int) -> int:
-    """A seed for one of several independent uses of a run's seed."""
-    return zlib.crc32(f"{name} {seed}".encode())
 
 
 class Corpus:

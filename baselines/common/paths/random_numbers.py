@@ -6,12 +6,19 @@ unsigned (NumPy, numba) and signed (torch) arithmetic agree bit for bit.
 
 from __future__ import annotations
 
+import zlib
+
 import torch
 from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15
 FIRST = 0xBF58476D1CE4E5B9
 SECOND = 0x94D049BB133111EB
+
+
+def stream(name: str, seed: int) -> int:
+    """A seed for one of several independent uses of a run's seed."""
+    return zlib.crc32(f"{name} {seed}".encode())
 
 
 def signed(value: int) -> int:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from baselines.common.distill.teachers import fingerprint
-from baselines.common.paths.epochs import stream
+from baselines.common.paths.random_numbers import stream
 from baselines.jplr import teacher as module
 from baselines.jplr.config import JplrConfig
 from baselines.jplr.model import PathModel

@@ -16,13 +16,14 @@ from torch.nn import functional
 from baselines.common.paths import epochs as streaming
 from baselines.common.paths.biased import BiasedWalker
 from baselines.common.paths.body import BodyShape
-from baselines.common.paths.epochs import stream
+from baselines.common.paths.epochs import Corpus
 from baselines.common.paths.graph import PathGraph
+from baselines.common.paths.random_numbers import stream
 from baselines.common.training import Schedule
 from baselines.jplr import training
 from baselines.jplr.model import PathModel, Steps
 from baselines.jplr.paths import TriplePaths
-from baselines.jplr.training import Epochs, NextEntity, fit, scores_of
+from baselines.jplr.training import NextEntity, corpus_of, fit, scores_of, target_frequency
 from baselines.jplr.union import UnionGraph
 from kpi_bench.errors import SubmissionError
 
@@ -159,17 +160,16 @@ def chain() -> UnionGraph:
     return UnionGraph.of({"k": kg}, table([], 2))
 
 
-def epochs_of(union: UnionGraph, tmp_path: Path, reports: Reports | None = None, **settings: float) -> Epochs:
+def epochs_of(union: UnionGraph, tmp_path: Path, reports: Reports | None = None, **settings: float) -> Corpus:
     config = small(**settings)
     ctx = (reports or Reports()).context(tmp_path)
-    return Epochs(
-        TriplePaths(union.graph, union.triples, union.bridges, config, ctx), config, ctx, description="d"
-    )
+    sample = TriplePaths(union.graph, union.triples, union.bridges, config, ctx)
+    return corpus_of(sample, config, ctx, description="d")
 
 
 def test_frequencies_are_those_of_the_targets_of_all_hops(tmp_path: Path) -> None:
     reports = Reports()
-    found = epochs_of(chain(), tmp_path, reports).frequency(7)
+    found = target_frequency(epochs_of(chain(), tmp_path, reports), 7, torch.device("cpu"))
     # Paths 0 1 2, 1 2, 3 3 and backwards 1 0, 2 1 0, 3 3 (again): starts are no targets.
     torch.testing.assert_close(found, torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0]) / 8)
     assert found.dtype == torch.float32
