@@ -175,7 +175,8 @@ def add_verify(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from kpi_bench.harness.verify import Verdict, Verifier, render_verifications, result_files
+    from kpi_bench.harness.results import result_files
+    from kpi_bench.harness.verify import Verdict, Verifier, render_verifications
     from kpi_bench.suites.load import load_suite
 
     files = result_files(options.results)

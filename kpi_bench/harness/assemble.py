@@ -30,6 +30,7 @@ from kpi_bench.harness.results import (
     TaskInfo,
     Timing,
     VariantScores,
+    predictions_place,
     queries_path,
     result_path,
     write_result,
@@ -186,7 +187,7 @@ def scored_result(
         hardware=costs.site.hardware,
         environment=costs.site.environment,
         notes=costs.notes,
-        predictions=PredictionsInfo(f"predictions/{task.spec.name}", prediction_hashes),
+        predictions=PredictionsInfo(predictions_place(task.spec.name), prediction_hashes),
         queries_sha256=None,
         flags=(*costs.flags, *(("single_seed",) if len(seeds) == 1 else ())),
     )

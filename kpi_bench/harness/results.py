@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,22 @@ class Result:
 def result_path(root: Path, suite: str, task: str, submission: str) -> Path:
     """Where a result lies under a results folder."""
     return root / suite / task / f"{submission}.json"
+
+
+def predictions_place(task: str) -> str:
+    """Where the predictions of a task lie in a submission's folder under an output folder."""
+    return f"predictions/{task}"
+
+
+def predictions_folder(out: Path, result: Result) -> Path:
+    """Where a result's predictions lie under an output folder. Not taken from the result itself: that could lead anywhere."""
+    return out / result.suite.name / result.submission.name / predictions_place(result.task.name)
+
+
+def result_files(paths: Sequence[Path]) -> list[Path]:
+    """Result files named one by one, and those under folders; each once, in order."""
+    found = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    return list(dict.fromkeys(found))
 
 
 def queries_path(result: Path) -> Path:

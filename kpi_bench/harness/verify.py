@@ -20,7 +20,7 @@ from kpi_bench.harness.contradictions import (
     query_reasons,
     suite_reasons,
 )
-from kpi_bench.harness.results import Result, read_result
+from kpi_bench.harness.results import Result, predictions_folder, predictions_place, read_result
 from kpi_bench.harness.scoring import Scorer, make_scorer
 from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import Task, TaskKind
@@ -61,12 +61,6 @@ class Verification:
     n_values: int = 0
     unrecorded: tuple[str, ...] = ()
     flag: str = ""
-
-
-def result_files(paths: Sequence[Path]) -> list[Path]:
-    """Result files named one by one, and those under folders; each once, in order."""
-    found = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
-    return list(dict.fromkeys(found))
 
 
 class Verifier:
@@ -123,15 +117,18 @@ class Verifier:
 
 def _folder(path: Path, result: Result, predictions: Path | None) -> Path | Reason:
     """Folder of the recorded predictions. Its name is not taken from the result: that could lead anywhere."""
-    place = f"predictions/{result.task.name}"
+    place = predictions_place(result.task.name)
     if result.predictions.path != place:
         return Reason(path, "predictions.path", result.predictions.path, f"a result's is {place}")
-    of_out = Path(result.suite.name) / result.submission.name / place
     if predictions is None:
         # <out>/results/<suite>/<task>/<submission>.json
-        places = [path.resolve().parents[2].parent / of_out]
+        places = [predictions_folder(path.resolve().parents[3], result)]
     else:
-        places = [predictions / of_out, predictions / place, predictions / result.task.name]
+        places = [
+            predictions_folder(predictions, result),
+            predictions / place,
+            predictions / result.task.name,
+        ]
     found = [folder for folder in places if folder.is_dir()]
     looked = " nor ".join(str(folder) for folder in places)
     advice = "" if predictions else "; name where they lie with --predictions"

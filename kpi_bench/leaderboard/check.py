@@ -10,8 +10,7 @@ from pathlib import Path
 
 from kpi_bench._secrets import redact
 from kpi_bench.errors import ResultError
-from kpi_bench.harness.results import queries_path
-from kpi_bench.harness.verify import result_files
+from kpi_bench.harness.results import queries_path, result_files
 from kpi_bench.leaderboard._check_board import Rival, Standing, check_against_board, standings
 from kpi_bench.leaderboard._check_file import Finding, Rules, Severity, check_file
 from kpi_bench.leaderboard.load import StoredResult, load_results

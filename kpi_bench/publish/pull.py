@@ -10,11 +10,11 @@ from pathlib import Path
 
 from kpi_bench._io import sha256_file, write_text
 from kpi_bench.errors import HubError, ResultError
-from kpi_bench.harness.results import queries_path
+from kpi_bench.harness.results import predictions_folder, queries_path
 from kpi_bench.hub import RESULT_FILES, Patience, Repository, fetch_dataset
 from kpi_bench.hub.retry import network_off
 from kpi_bench.leaderboard.load import StoredResult, load_results
-from kpi_bench.publish.results import RESULTS, misplaced_names, predictions_folder
+from kpi_bench.publish.results import RESULTS, misplaced_names
 
 PREDICTION_FILES = ("*/predictions/*.parquet",)
 # Names what a folder was pulled from, and marks it as one that the next pull may replace.

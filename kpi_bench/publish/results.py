@@ -15,7 +15,15 @@ from tabulate import tabulate
 from kpi_bench._io import sha256_file, sha256_text
 from kpi_bench._secrets import find_private
 from kpi_bench.errors import ResultError
-from kpi_bench.harness.results import Result, queries_path, read_result, result_path
+from kpi_bench.harness.results import (
+    Result,
+    predictions_folder,
+    predictions_place,
+    queries_path,
+    read_result,
+    result_files,
+    result_path,
+)
 from kpi_bench.hub import Patience, Published, Repository, Upload
 from kpi_bench.publish._private import private_in_json, private_in_parquet
 
@@ -52,7 +60,7 @@ def pack_results(paths: Sequence[Path], *, predictions: bool = False) -> Parcel:
         ResultError: lists every problem: schema, place, a missing or changed file, a credential, absolute path or e-mail address,
             the same result twice.
     """
-    files = [file for path in paths for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])]
+    files = result_files(paths)
     if not files:
         raise ResultError(
             f"no result file in {', '.join(map(str, paths)) or 'nothing'}; name .json files or folders of them"
@@ -144,11 +152,6 @@ def describe(parcel: Parcel, repo: str) -> str:
     return f"{table}\n\nPredictions: {attached}.\n\nTo check it, with N the number of this pull request:\n\n{commands}\n"
 
 
-def predictions_folder(out: Path, result: Result) -> Path:
-    """Where a result's predictions lie under an ``--out`` folder."""
-    return out / result.suite.name / result.submission.name / "predictions" / result.task.name
-
-
 def misplaced_names(result: Result) -> list[str]:
     """Names of prediction files that would lead out of their folder."""
     return [
@@ -168,8 +171,8 @@ def _beside(file: Path, result: Result, *, predictions: bool) -> Iterator[Upload
 
 def _problems(file: Path, result: Result, uploads: Sequence[Upload]) -> Iterator[str]:
     yield from private_in_json(file, str(file))
-    if result.predictions.path != f"predictions/{result.task.name}":
-        yield f"{file}: predictions.path is {result.predictions.path!r}; wanted is predictions/{result.task.name}"
+    if result.predictions.path != (place := predictions_place(result.task.name)):
+        yield f"{file}: predictions.path is {result.predictions.path!r}; wanted is {place}"
     if odd := misplaced_names(result):
         yield f"{file}: predictions.sha256 names {odd[0]!r}, which is no plain file name"
         return

@@ -24,7 +24,7 @@ from kpi_bench.harness.contradictions import compare_scores
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
 from kpi_bench.harness.protocol import ClassificationQueries
 from kpi_bench.harness.rescore import score_folder
-from kpi_bench.harness.results import Result, queries_path, read_result
+from kpi_bench.harness.results import Result, queries_path, read_result, result_files
 from kpi_bench.harness.scoring import LinkPredictionScorer, make_scorer
 from kpi_bench.harness.verify import (
     FLAG,
@@ -32,7 +32,6 @@ from kpi_bench.harness.verify import (
     Verification,
     Verifier,
     render_verifications,
-    result_files,
 )
 from kpi_bench.harness.withhold import recommendation_queries, withheld_copy
 from kpi_bench.harness.withhold import test_users as users_with_tests
