@@ -58,7 +58,7 @@ class LinkPredictionIndex:
     ) -> LinkPredictionIndex:
         """Index triples (head, relation, tail), int64 ``[n, 3]`` each.
 
-        The filter is train + valid + test at test, train + valid at validation (specs/evaluation.md, section 2). Triples
+        The filter is train + valid + test at test, train + valid at validation (docs/evaluation.md). Triples
         that occur twice in the split count once. Raises EvaluationError for ids out of range or an unknown split.
         """
         if split not in ("test", "valid"):

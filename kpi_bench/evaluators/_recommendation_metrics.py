@@ -24,7 +24,7 @@ def metrics_from_ranks(ranks: Ints, lengths: Ints, ks: Sequence[int], *, mrr_sum
     ``ranks`` int64 ``[sum(lengths)]`` holds ranks from 1 (``MISSED`` for none) user after user; ``lengths`` int64 ``[U]``
     is the number of positives of each user, at least 1. Returns metric name -> float64 ``[U]``:
     recall = hits / n, ndcg with IDCG over min(k, n) and log2, mrr = 1 / rank of the first hit, hit, precision = hits / k,
-    and on demand ``mrr_sum`` = sum of 1 / rank over all hits, which can exceed 1 (specs/evaluation.md, sections 1 and 3).
+    and on demand ``mrr_sum`` = sum of 1 / rank over all hits, which can exceed 1 (docs/evaluation.md).
     """
     starts = np.cumsum(lengths) - lengths
     inverse = 1.0 / ranks

@@ -128,7 +128,7 @@ def mcnemar(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values, in the order given: family-wise error over all pairs of a table.
+    """Holm's step-down adjusted p-values, in the order given: family-wise error over all of them.
 
     Raises EvaluationError for a value outside of [0, 1] or NaN.
     """

@@ -108,7 +108,7 @@ def score_link_prediction(
     beside, ``macro_mrr`` = mean over relations of the relation's pooled value. ``ties`` names the ranks behind every
     unmarked metric; papers' protocol is ``pessimistic``. Per-query scores are per distinct triple of the split (a
     triple's two ranks are not independent), and ``queries`` holds its first row there. Slices group by the train
-    frequency of the relation and of the entity to be predicted. Rules: specs/evaluation.md, section 2.
+    frequency of the relation and of the entity to be predicted. Rules: docs/evaluation.md.
     """
     chosen = ranks.by(ties)
     if len(chosen) != index.positives.nnz:

@@ -83,7 +83,7 @@ def count_ties_from_scores(
     """Count better and equal candidates of each positive from dense float32 score rows, delivered in order.
 
     Blocks ``[any, n_columns]`` cover the rows of ``positives`` exactly. Columns in ``filters`` are no candidates, except
-    the positive itself (specs/evaluation.md, section 2). Raises EvaluationError for NaN, inf, wrong shapes or dtypes.
+    the positive itself (docs/evaluation.md). Raises EvaluationError for NaN, inf, wrong shapes or dtypes.
     """
     counts, consume = _tie_counter(positives, filters, _kernels(backend, "cpu"))
     each_given_block(blocks, positives, consume)

@@ -50,7 +50,7 @@ def score_recommendation(
     rows of users not asked for are ignored and counted. Equal scores within a list are put in ``tie_order``, so that item
     order cannot leak. With ``exclude`` a returned masked item is refused, and chance is over the items that remain.
     Raises EvaluationError for NaN or inf, ids out of range, an item twice in a list, ranks that are not 1..K or that
-    contradict the scores. Rules: specs/evaluation.md, section 3.
+    contradict the scores. Rules: docs/evaluation.md.
     """
     _check_sizes(positives, train, exclude, n_items, len(tie_order))
     queries = _queries(query_users, positives)

@@ -12,7 +12,10 @@ from kpi_bench._schema import encode
 from kpi_bench.evaluators.aggregation import SharedRank
 from kpi_bench.leaderboard.compare import Comparison
 from kpi_bench.leaderboard.costs import COLUMNS
-from kpi_bench.leaderboard.tables import BoardTable, Cell, Row
+from kpi_bench.leaderboard.tables import BoardTable, Cell, Row, TaskColumn
+
+MOST_ROWS_IN_PAIRS = 100
+"""Of a larger table no p-values are exported: at 1,700 rows a task's would take 200 MB. ``compare`` gives those of any pair."""
 
 
 def board_dict(board: BoardTable) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def board_dict(board: BoardTable) -> dict[str, Any]:
         "sha256": board.sha256,
         "n_tasks": board.n_tasks,
         "hw_id": board.hw_id,
-        "tasks": [encode(task) for task in board.tasks],
+        "tasks": [_task_dict(task) for task in board.tasks],
         "rows": [_row_dict(row) for row in board.rows],
         "notes": list(board.notes),
     }
@@ -53,6 +56,15 @@ def comparison_csv(comparison: Comparison) -> str:
         low, high = line.pop("interval") or (None, None)
         lines.append({**line, "interval_low": low, "interval_high": high})
     return pd.DataFrame(lines).to_csv(index=False)
+
+
+def _task_dict(task: TaskColumn) -> dict[str, Any]:
+    tests = dict(vars(task.tests))
+    if len(task.tests.names) > MOST_ROWS_IN_PAIRS:
+        tests |= {"p_values": None, "p_adjusted": None}
+    else:
+        tests |= {name: tests[name].tolist() for name in ("p_values", "p_adjusted")}
+    return encode({**vars(task), "tests": tests})  # type: ignore[no-any-return]
 
 
 def _row_dict(row: Row) -> dict[str, Any]:

@@ -1,195 +1,150 @@
 """All pairs of a table tested at once.
 
-``evaluators.comparison`` tests one pair. A board of S rows has S(S-1)/2 pairs over the same queries, and both statistics are
-functions of sums over queries, so one matrix of random swaps serves every pair: sums of all rows under a swap come from one GEMM
-``[permutations, n] x [n, S * m]``, and a pair's statistic from two of its columns. Pairs then share their random
-numbers; each p-value is valid by itself, and Holm's correction holds under any dependence.
+A board of S rows has S(S-1)/2 pairs over the same queries. One set of random swaps serves them all (``resamples``): a swap exchanges the same
+queries in every pair, so the statistics of all pairs have their joint distribution, as it is when nothing differs. The step-down maximum of
+Westfall and Young (Resampling-Based Multiple Testing, 1993, algorithm 2.8; Romano and Wolf, 2005) corrects with it: pairs
+that move together cost little, and the smallest p does not depend on the number of pairs. What it assumes is in docs/evaluation.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import combinations
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kpi_bench.evaluators._confusion import f1_from_counts, one_hot
-from kpi_bench.evaluators._resampling import over_seeds
-from kpi_bench.evaluators.comparison import holm, paired_permutation_test, permutation_test_macro_f1
-from kpi_bench.leaderboard.queries import QueryScores, classes_of
+from kpi_bench.leaderboard import _pair_arrays
+from kpi_bench.leaderboard.queries import QueryScores
+from kpi_bench.leaderboard.resamples import SLACK, SwappedSums, macro_f1_of, swapped_sums
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 ALPHA = 0.05
-"""Rows whose Holm-adjusted p-value is not below this share a rank."""
-PERMUTATIONS = (2_000, 20_000)
-"""Fewest and most permutations of a table. Between them 100 a pair: Holm multiplies the smallest p by the number of pairs."""
-_BLOCK_CELLS = 4_000_000
+"""Rows whose adjusted p-value is not below this share a rank."""
+_BLOCK_CELLS = 65_536
+_PART_CELLS = 4_000_000
+_COMPILE_FROM = 10_000
+"""Fewest pairs for which loading the compiled kernels takes less time than they save."""
 
 
-@dataclass(frozen=True)
-class PairTest:
-    """Two rows of a task: p-value of the paired permutation test, and after Holm over all pairs of the task's table."""
-
-    a: str
-    b: str
-    p_value: float
-    p_adjusted: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TaskTests:
-    """Every pair of a task's table. ``n_permutations`` is 0 and ``pairs`` empty when there is nothing to test."""
+    """Every pair of a task's table, float64 ``[S, S]`` over ``names`` (sorted); symmetric, 1 on the diagonal.
+
+    ``p_values`` are those of the paired permutation test by itself, ``p_adjusted`` those after correction for all pairs of the table.
+    ``n_permutations`` is 0 when there is nothing to test.
+    """
 
     test: str
     n_queries: int
     n_permutations: int
-    pairs: tuple[PairTest, ...]
+    names: tuple[str, ...]
+    p_values: Floats
+    p_adjusted: Floats
 
-    @property
-    def separated(self) -> frozenset[frozenset[str]]:
-        """Pairs of rows that the test tells apart."""
-        return frozenset(frozenset((pair.a, pair.b)) for pair in self.pairs if pair.p_adjusted < ALPHA)
-
-    @property
-    def resolves(self) -> bool:
-        """Whether the permutations are enough for a single pair to come out as separated after Holm."""
-        return not self.pairs or len(self.pairs) / (self.n_permutations + 1) < ALPHA
+    def separated(self, a: str, b: str) -> bool:
+        """Whether the test tells two rows apart."""
+        return bool(self.p_adjusted[bisect_left(self.names, a), bisect_left(self.names, b)] < ALPHA)
 
 
 def paired_tests(read: Mapping[str, QueryScores], *, seed: int = 0) -> TaskTests:
     """Test all pairs of rows that were scored on the same queries.
 
-    Exact enumeration replaces sampling for a pair that differs in so few queries that all swaps can be tried.
+    The statistic is that of ``evaluators.comparison``: the difference of means of per-query scores, or of macro-F1.
     """
-    names = sorted(read)
-    pairs = list(combinations(range(len(names)), 2))
-    if not pairs:
-        return TaskTests("none", 0, 0, ())
-    first = read[names[0]]
-    n_permutations = min(max(PERMUTATIONS[0], 100 * len(pairs)), PERMUTATIONS[1])
-    if first.scores is not None:
-        test = "paired permutation of per-query scores"
-        p_values = _mean_p_values([_scores(read[name]) for name in names], pairs, n_permutations, seed)
-    else:
-        test = "paired permutation of macro-F1"
-        p_values = _macro_f1_p_values([read[name] for name in names], pairs, n_permutations, seed)
-    tests = tuple(
-        PairTest(names[i], names[j], p, adjusted)
-        for (i, j), p, adjusted in zip(pairs, p_values, holm(p_values), strict=True)
+    names = tuple(sorted(read))
+    p_values, p_adjusted = np.ones((2, len(names), len(names)))
+    if len(names) < 2:
+        return TaskTests("none", 0, 0, names, p_values, p_adjusted)
+    sums = swapped_sums([read[name] for name in names], seed=seed)
+    what = "per-query scores" if sums.kind == "mean" else "macro-F1"
+    left, right = np.triu_indices(len(names), 1)
+    raw, adjusted = _step_down(sums, left, right)
+    for matrix, values in ((p_values, raw), (p_adjusted, adjusted)):
+        matrix[left, right] = matrix[right, left] = values
+    return TaskTests(
+        test=f"paired permutation of {what}",
+        n_queries=len(read[names[0]].queries),
+        n_permutations=sums.swaps.shape[-1],
+        names=names,
+        p_values=p_values,
+        p_adjusted=p_adjusted,
     )
-    return TaskTests(test, len(first.queries), n_permutations, tests)
 
 
-def _scores(read: QueryScores) -> Floats:
-    assert read.scores is not None
-    return over_seeds(read.scores, "per-query scores")
+def _step_down(sums: SwappedSums, left: Integers, right: Integers) -> tuple[Floats, Floats]:
+    """Raw and adjusted p-values of pairs of rows.
+
+    Statistics are divided by their root mean square over the swaps and the observed arrangement, which is one of them. ``SLACK`` is
+    added to it: otherwise, where rows differ by less than float32 sums can tell, a rare step of rounding would set the maximum.
+    """
+    observed, slack = _observed(sums, left, right)
+    kernels, n_permutations = _kernels(len(left)), sums.swaps.shape[-1]
+    squares = observed**2
+    for part in _parts(sums):
+        for block, values in _blocks(np.arange(len(left)), left, right, part, kernels):
+            squares[block] += np.einsum("bp,bp->b", values, values)
+    scale = np.sqrt(squares / (n_permutations + 1) + slack**2)
+    inverse = 1.0 / np.maximum(scale, np.finfo(np.float64).tiny)
+    least = observed - slack
+    order = np.argsort(least * inverse, kind="stable")
+    extreme, exceeded = np.ones((2, len(left)))
+    for part in _parts(sums):
+        largest = np.zeros(part.swaps.shape[-1])
+        for block, values in _blocks(order, left, right, part, kernels):
+            reached = np.empty((2, len(block)), dtype=np.int64)
+            kernels.step(values, least[block], inverse[block], largest, *reached)
+            extreme[block] += reached[0]
+            exceeded[block] += reached[1]
+    # A pair is not rejected before one that is more significant.
+    exceeded[order[::-1]] = np.maximum.accumulate(exceeded[order[::-1]])
+    return extreme / (n_permutations + 1), exceeded / (n_permutations + 1)
 
 
-def _mean_p_values(
-    rows: list[Floats], pairs: list[tuple[int, int]], n_permutations: int, seed: int
-) -> list[float]:
-    scores = np.stack(rows, axis=1)
-    moving = scores[(scores != scores[:, :1]).any(axis=1)]
-    left, right = np.array(pairs).T
-    totals = moving.sum(axis=0)
-    observed = np.abs(totals[left] - totals[right])
-    # Sums are float32: their rounding is bounded by a share of the sum of magnitudes. Counting a near tie as extreme
-    # makes p larger, never smaller.
-    size = np.abs(moving).sum(axis=0)
-    least = observed - 1e-6 * (size[left] + size[right])
-
-    def extreme(sums: Floats) -> NDArray[np.int64]:
-        # Swapping the queries of w moves the difference from T to T - 2 w.d.
-        after = totals - 2.0 * sums
-        return np.asarray((np.abs(after[:, left] - after[:, right]) >= least).sum(axis=0))
-
-    counts = _count(moving, extreme, len(pairs), n_permutations, seed)
-
-    def exact(i: int, j: int) -> float:
-        return paired_permutation_test(
-            rows[i], rows[j], n_permutations=n_permutations, n_resamples=1, seed=seed
-        ).p_value
-
-    few = [int(np.count_nonzero(moving[:, i] != moving[:, j])) for i, j in pairs]
-    return _p_values(counts, few, pairs, exact, n_permutations)
+def _observed(sums: SwappedSums, left: Integers, right: Integers) -> tuple[Floats, Floats]:
+    """Sizes of the differences that were observed, and how near to them counts as equal, by pair."""
+    if sums.kind == "mean":
+        totals = sums.totals[:, 0]
+        slack = SLACK * (np.abs(totals[left]) + np.abs(totals[right]))
+    else:
+        totals = macro_f1_of(sums.totals[:, :, None], sums.sizes[:, None])[:, 0]
+        slack = np.full(len(left), SLACK)
+    return np.abs(totals[left] - totals[right]), slack
 
 
-def _macro_f1_p_values(
-    rows: list[QueryScores], pairs: list[tuple[int, int]], n_permutations: int, seed: int
-) -> list[float]:
-    labels = rows[0].labels
-    guesses = [row.predicted for row in rows if row.predicted is not None]
-    assert labels is not None
-    assert len(guesses) == len(rows)
-    n_classes = classes_of(rows)
-    actual = one_hot(labels, n_classes)
-    guessed = [one_hot(guess, n_classes).mean(axis=0) for guess in guesses]
-    # A row's contributions: true positives and predictions by class, as in permutation_test_macro_f1.
-    contributions = np.concatenate([np.concatenate([g * actual, g], axis=1) for g in guessed], axis=1)
-    shape = (len(rows), 2, n_classes)
-    totals, sizes = contributions.sum(axis=0).reshape(shape), actual.sum(axis=0)
+def _kernels(n_pairs: int) -> ModuleType:
+    if n_pairs >= _COMPILE_FROM and find_spec("numba") is not None:
+        from kpi_bench.leaderboard import _pair_kernels
 
-    def macro_f1(counts: Floats) -> Floats:
-        hits, calls = counts[..., 0, :], counts[..., 1, :]
-        return np.asarray(f1_from_counts(hits, np.broadcast_to(sizes, hits.shape), calls).mean(axis=-1))
-
-    own = macro_f1(totals)
-
-    def extreme(sums: Floats) -> NDArray[np.int64]:
-        moved = sums.reshape(-1, *shape)
-        counts = np.empty(len(pairs), dtype=np.int64)
-        for index, (i, j) in enumerate(pairs):
-            change = moved[:, j] - moved[:, i]
-            after = macro_f1(totals[i] + change) - macro_f1(totals[j] - change)
-            counts[index] = np.count_nonzero(np.abs(after) >= abs(own[i] - own[j]) - 1e-6)
-        return counts
-
-    counts = _count(contributions, extreme, len(pairs), n_permutations, seed)
-
-    def exact(i: int, j: int) -> float:
-        return permutation_test_macro_f1(
-            labels, guesses[i], guesses[j], n_classes, n_permutations=n_permutations, n_resamples=1, seed=seed
-        ).p_value
-
-    few = [int((guessed[i] != guessed[j]).any(axis=1).sum()) for i, j in pairs]
-    return _p_values(counts, few, pairs, exact, n_permutations)
+        return _pair_kernels
+    return _pair_arrays
 
 
-def _count(
-    contributions: Floats,
-    extreme: Callable[[Floats], NDArray[np.int64]],
-    n_pairs: int,
-    n_permutations: int,
-    seed: int,
-) -> NDArray[np.int64]:
-    """How many random swaps are extreme, by pair. ``extreme`` gets swapped sums float64 ``[b, m]`` of a block."""
-    n = len(contributions)
-    counts = np.zeros(n_pairs, dtype=np.int64)
-    if n == 0:
-        return counts + n_permutations
-    rng = np.random.default_rng(seed)
-    narrow = contributions.astype(np.float32)
-    width = 8 * -(-n // 64)
-    block = max(1, _BLOCK_CELLS // n)
-    for start in range(0, n_permutations, block):
-        size = min(block, n_permutations - start)
-        octets = np.frombuffer(rng.bytes(size * width), dtype=np.uint8).reshape(size, width)
-        swaps = np.unpackbits(octets, axis=1, count=n).astype(np.float32)
-        counts += extreme((swaps @ narrow).astype(np.float64))
-    return counts
+def _parts(sums: SwappedSums) -> Iterator[SwappedSums]:
+    """The same with some of the swaps at a time, of a size that stays in the cache while all pairs are walked."""
+    rows, width, n_permutations = sums.swaps.shape
+    size = max(1, _PART_CELLS // (rows * width))
+    for start in range(0, n_permutations, size):
+        yield replace(sums, swaps=np.ascontiguousarray(sums.swaps[:, :, start : start + size]))
 
 
-def _p_values(
-    counts: NDArray[np.int64],
-    moving: list[int],
-    pairs: list[tuple[int, int]],
-    exact: Callable[[int, int], float],
-    n_permutations: int,
-) -> list[float]:
-    return [
-        exact(*pair) if 2**m <= n_permutations else (int(count) + 1) / (n_permutations + 1)
-        for pair, count, m in zip(pairs, counts, moving, strict=True)
-    ]
+def _blocks(
+    order: Integers, left: Integers, right: Integers, sums: SwappedSums, kernels: ModuleType
+) -> Iterator[tuple[Integers, Floats]]:
+    """Numbers of some pairs at a time, in ``order``, and the sizes of their differences under the swaps, float64 ``[b, P]``."""
+    n_permutations = sums.swaps.shape[-1]
+    size = max(1, _BLOCK_CELLS // n_permutations)
+    values = np.empty((size, n_permutations))
+    for start in range(0, len(order), size):
+        block = order[start : start + size]
+        pairs = left[block], right[block], values[: len(block)]
+        if sums.kind == "mean":
+            kernels.mean_differences(sums.totals, sums.swaps, *pairs)
+        else:
+            kernels.macro_f1_differences(sums.totals, sums.swaps, sums.sizes, *pairs)
+        yield block, values[: len(block)]

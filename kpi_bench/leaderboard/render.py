@@ -223,7 +223,7 @@ def _comparable_hardware(board: BoardTable, row: Row) -> bool:
 
 def _legend(board: BoardTable, *, marks: bool = True) -> str:
     lines = [
-        "±: half of the 95 % bootstrap interval over queries. =2: rank shared: the paired test (Holm) cannot separate.",
+        "±: half of the 95 % bootstrap interval over queries. =2: rank shared: the paired test, corrected for all pairs, cannot separate.",
         "mean rank: over tasks, only when all are covered. Borda: share of the other rows beaten, mean over tasks.",
     ]
     names = " ".join(_marked_name(row) for row in board.rows)

@@ -37,7 +37,7 @@ def check_markdown(check: Check) -> str:
 
 
 _LEGEND = (
-    "Rank: as on the board with these rows merged, `=` where a paired test (Holm over the task) cannot separate it from others. "
+    "Rank: as on the board with these rows merged, `=` where a paired test (corrected for all pairs of the task) cannot separate it from others. "
     "Differences are new minus other, with their 95% interval; p is that of this pair alone."
 )
 

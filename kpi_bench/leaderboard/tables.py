@@ -106,7 +106,6 @@ def board(results: Results, suite: str) -> BoardTable:
     if not cells:
         raise ResultError(f"no result of suite {suite} can be shown: " + "; ".join(notes))
     rows = _rows(chosen, columns, cells, notes)
-    notes += _resolution(columns)
     return BoardTable(
         suite=suite,
         version=chosen.version,
@@ -146,11 +145,8 @@ def _task(
     tests = paired_tests(alike)
     any_result = next(iter(stored.values())).result
     higher = any_result.main.higher_is_better
-    separated = tests.separated
     ranks = shared_ranks(
-        {name: shown[name].main.mean for name in alike},
-        lambda leader, row: frozenset((leader, row)) in separated,
-        higher_is_better=higher,
+        {name: shown[name].main.mean for name in alike}, tests.separated, higher_is_better=higher
     )
     chance = next(
         (r.floors[r.task.main_metric] for r in shown.values() if r.task.main_metric in r.floors), None
@@ -231,15 +227,6 @@ def _flags(results: list[Result]) -> tuple[str, ...]:
     if any(len(result.seeds) == 1 for result in results):
         seen.add("single_seed")
     return tuple(sorted(seen))
-
-
-def _resolution(columns: list[TaskColumn]) -> list[str]:
-    return [
-        f"{column.name}: {len(column.tests.pairs)} pairs are too many for {column.tests.n_permutations} permutations"
-        " to separate any rows after Holm's correction"
-        for column in columns
-        if not column.tests.resolves
-    ]
 
 
 def _reference_hardware(rows: list[Row]) -> str | None:

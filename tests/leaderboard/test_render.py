@@ -106,8 +106,20 @@ def test_json_is_complete_and_unrounded(table: BoardTable) -> None:
             assert stored["variants"]
             assert cell.rank is not None
             assert raw["cells"][name]["rank"] == {"rank": cell.rank.rank, "tied": cell.rank.tied}
-    pairs = [pair for task in parsed["tasks"] for pair in task["tests"]["pairs"]]
-    assert all(0 < pair["p_value"] <= pair["p_adjusted"] <= 1 for pair in pairs)
+    for raw, task in zip(parsed["tasks"], table.tasks, strict=True):
+        assert (raw["name"], raw["tests"]["names"]) == (task.name, list(task.tests.names))
+        assert raw["tests"]["p_values"] == task.tests.p_values.tolist()
+        assert raw["tests"]["p_adjusted"] == task.tests.p_adjusted.tolist()
+
+
+def test_json_of_a_large_board_has_no_matrix_of_pairs(
+    table: BoardTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kpi_bench.leaderboard.export.MOST_ROWS_IN_PAIRS", 2)
+    (parsed,) = json.loads(render([table], "json"))["boards"]
+    for raw, task in zip(parsed["tasks"], table.tasks, strict=True):
+        assert raw["tests"]["p_values"] is raw["tests"]["p_adjusted"] is None
+        assert raw["tests"]["n_permutations"] == task.tests.n_permutations > 0
 
 
 @pytest.mark.parametrize(
