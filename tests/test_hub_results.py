@@ -13,44 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from _hub_fixtures import PATIENCE, TOKEN, hub_environment, no_token_is_shown  # noqa: F401
 from _hub_results import edit, make_result
 from _hub_server import SILENCE, Fault, Hub, serve
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi
 
+from kpi_bench._io import sha256_file
 from kpi_bench.cli import main
 from kpi_bench.errors import HubError, ResultError
 from kpi_bench.hub import Patience, Published
 from kpi_bench.leaderboard.load import load_results
-from kpi_bench.publish import Pulled, add_to_model, pack_results, pull_results, push_results
+from kpi_bench.publish import Pulled, pack_results, pull_results, push_results
 
 REPO = "kpi/results"
-MODEL = "ann/model"
-TOKEN = "hf_" + "y" * 34
-PATIENCE = Patience(timeout=0.4)
 SIMPLE, WHOLE = "results/kpi-test/amazon_music/one.json", "results/kpi-test/amazon_music/two.json"
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A token, no pauses between attempts, a cache of the test's own, and uploads over LFS, which the local Hub speaks."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def no_token_is_shown(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
-    caplog.set_level("DEBUG")
-    yield
-    captured = capfd.readouterr()
-    assert TOKEN not in captured.out + captured.err + caplog.text
-    for path in tmp_path.rglob("*"):
-        assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
 
 
 @pytest.fixture
@@ -314,13 +293,74 @@ def test_metadata_of_predictions_are_searched(hub: Hub, out: Path) -> None:
     frame = pd.read_parquet(path)
     frame.attrs["source"] = "/home/ann/frame.csv"
     frame.to_parquet(path)
-    from kpi_bench._io import sha256_file
-
     predictions = {"path": "predictions/amazon_music", "sha256": {path.name: sha256_file(path)}}
     edit(out / WHOLE, predictions=predictions)
     with pytest.raises(ResultError, match=r"seed0\.parquet: metadata\.\S+: an absolute path"):
         push(hub, out, predictions=True)
     assert push(hub, out).changed
+
+
+def attach(out: Path, table: pa.Table, name: str = "seed0.parquet") -> Path:
+    """Make a table the predictions of ``two``."""
+    path = out / "kpi-test/two/predictions/amazon_music" / name
+    pq.write_table(table, path, row_group_size=3000)
+    predictions = {"path": "predictions/amazon_music", "sha256": {path.name: sha256_file(path)}}
+    edit(out / WHOLE, predictions=predictions)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.list_(pa.string()),
+        pa.struct([("inner", pa.list_(pa.string()))]),
+        pa.map_(pa.string(), pa.int64()),
+    ],
+    ids=str,
+)
+def test_texts_in_rows_of_predictions_are_searched(hub: Hub, out: Path, kind: pa.DataType) -> None:
+    def cell(text: str) -> object:
+        if pa.types.is_map(kind):
+            return [(text, 1)]
+        if pa.types.is_struct(kind):
+            return {"inner": [text]}
+        return [text] if pa.types.is_list(kind) else text.encode() if pa.types.is_binary(kind) else text
+
+    rows = ["plain"] * 10_000
+    rows[9_000] = "ann@example.org"
+    numbers = pa.array(range(10_000))
+    attach(out, pa.table({"user": numbers, "why": pa.array([cell(row) for row in rows], kind)}))
+    with pytest.raises(ResultError, match=r"seed0\.parquet: column why, row 9000: an e-mail address"):
+        push(hub, out, predictions=True)
+    assert hub.calls == []
+    attach(out, pa.table({"user": numbers, "why": pa.array([cell("plain")] * 10_000, kind)}))
+    assert push(hub, out, predictions=True).changed
+
+
+def test_few_of_many_findings_are_listed_and_no_name(hub: Hub, out: Path) -> None:
+    attach(out, pa.table({"ann@example.org": ["/home/ann/x"] * 1000}))
+    with pytest.raises(ResultError) as caught:
+        push(hub, out, predictions=True)
+    message = str(caught.value)
+    assert message.count("a column, row ") == 5
+    assert "/home/ann" not in message
+    assert "ann@" not in message
+
+
+def test_predictions_that_are_damaged_inside_are_refused(hub: Hub, out: Path) -> None:
+    path = attach(out, pa.table({"why": [f"text {i}" for i in range(50_000)]}))
+    content = bytearray(path.read_bytes())
+    content[1000:3000] = bytes(2000)
+    path.write_bytes(content)
+    predictions = {"path": "predictions/amazon_music", "sha256": {path.name: sha256_file(path)}}
+    edit(out / WHOLE, predictions=predictions)
+    with pytest.raises(ResultError, match=r"seed0\.parquet: no readable Parquet file"):
+        push(hub, out, predictions=True)
 
 
 @pytest.mark.parametrize("name", ["../../../../etc/passwd", "..", "a/b.parquet"])
@@ -471,45 +511,10 @@ def test_no_connection(out: Path) -> None:
         push_results(pack_results([out / SIMPLE]), REPO, endpoint="http://127.0.0.1:9")
 
 
-def test_results_in_a_model_card(hub: Hub, out: Path) -> None:
-    card = "---\nlicense: mit\nmodel-index:\n- name: mine\n  results:\n  - task: {type: other}\n    dataset: {type: d, name: D}\n    metrics: [{type: f1, value: 0.5}]\n---\n# Words stay\n"
-    repo = hub.make(MODEL, "model")
-    repo.add({"README.md": card.encode()}, "card", parent=repo.at("main").sha)
-    results = pack_results([out / SIMPLE]).results
-    done = add_to_model(results, MODEL, direct=True, endpoint=hub.endpoint, patience=PATIENCE)
-    assert done.changed
-    assert not add_to_model(results, MODEL, direct=True, endpoint=hub.endpoint, patience=PATIENCE).changed
-    written = ModelCard(repo.at("main").files["README.md"].decode())
-    assert "# Words stay" in written.content
-    data = written.data.to_dict()
-    assert data["license"] == "mit"
-    (model,) = data["model-index"]
-    assert model["name"] == "mine"
-    assert [entry["dataset"]["type"] for entry in model["results"]] == ["d", "kpi-test"]
-    assert model["results"][1]["metrics"][0]["value"] == results[0].main.mean
-
-
-def test_a_model_without_card_gets_one_in_a_pull_request(hub: Hub, out: Path) -> None:
-    repo = hub.make(MODEL, "model")
-    done = add_to_model(pack_results([out / SIMPLE]).results, MODEL, endpoint=hub.endpoint, patience=PATIENCE)
-    assert done.pull_request == 1
-    assert "README.md" not in repo.at("main").files
-    assert "ndcg@20" in repo.at("refs/pr/1").files["README.md"].decode()
-
-
-def test_unreadable_metadata_of_a_card(hub: Hub, out: Path) -> None:
-    hub.make(MODEL, "model").add({"README.md": b"---\n- a list\n---\n"}, "card")
-    with pytest.raises(HubError, match="metadata of its card cannot be read"):
-        add_to_model(pack_results([out / SIMPLE]).results, MODEL, endpoint=hub.endpoint)
-
-
 def test_commands(hub: Hub, out: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     where = ["--repo", REPO, "--endpoint", hub.endpoint]
-    hub.make(MODEL, "model")
-    assert main(["push", str(out / "results"), *where, "--message", "Ours", "--model", MODEL]) == 0
-    first = capfd.readouterr().out
-    assert "2 result(s), 4 file(s) in pull request 1: " in first
-    assert f"card of {MODEL} in pull request 1: " in first
+    assert main(["push", str(out / "results"), *where, "--message", "Ours"]) == 0
+    assert "2 result(s), 4 file(s) in pull request 1: " in capfd.readouterr().out
     assert main(["push", str(out / "results"), *where, "--message", "Ours"]) == 0
     assert "already in pull request 1, nothing was sent" in capfd.readouterr().out
     pulled = ["pull", *where, "--out", str(tmp_path / "pulled")]

@@ -9,15 +9,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
+import pandas as pd
 import pytest
 import yaml
+from _hub_fixtures import PATIENCE, TOKEN, hub_environment  # noqa: F401
 from _hub_server import SILENCE, Fault, Hub, serve
-from huggingface_hub import constants
 from suite_factory import tiny_suite_frames
 
 from kpi_bench.cli import main
 from kpi_bench.errors import HubError, SuiteError
-from kpi_bench.hub import Patience, fetch_dataset
+from kpi_bench.hub import fetch_dataset
 from kpi_bench.publish import PublishedSuite, push_suite
 from kpi_bench.publish.suite import evaluation_file
 from kpi_bench.suites import load
@@ -26,18 +28,6 @@ from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.writer import write_suite
 
 REPO = "kpi/new"
-TOKEN = "hf_" + "z" * 34
-PATIENCE = Patience(timeout=0.4)
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A token, no pauses between attempts, a cache of the test's own, and uploads over LFS, which the local Hub speaks."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -90,6 +80,26 @@ def test_evaluation_file_names_what_the_card_names(folder: Path) -> None:
     configs = {config["config_name"]: config["data_files"] for config in card["configs"]}
     for task in found["tasks"]:
         assert task["split"] in {file["split"] for file in configs[task["config"]]}
+
+
+def test_the_card_lists_links_where_there_are_some(tmp_path: Path) -> None:
+    frames = tiny_suite_frames()
+    row = {"entity": [0], "other_kg": ["library"], "other_entity": [1], "rule": ["name"]}
+    linked, *others = frames.kgs
+    kgs = (dataclasses.replace(linked, links=pd.DataFrame(row)), *others)
+    write_suite(tmp_path / "linked", dataclasses.replace(frames, kgs=kgs))
+    card = yaml.safe_load((tmp_path / "linked" / "README.md").read_text().split("---")[1])
+    found = [
+        c
+        for c in card["configs"]
+        if c["config_name"].endswith("_links") and c["config_name"].startswith("kg_")
+    ]
+    place = f"kgs/{linked.spec.name}/links.parquet"
+    assert found == [{"config_name": f"kg_{linked.spec.name}_links", "data_files": place}]
+    table = datasets.load_dataset(
+        str(tmp_path / "linked"), found[0]["config_name"], split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert table.to_list() == [{name: values[0] for name, values in row.items()}]
 
 
 def test_the_same_suite_is_not_sent_twice(hub: Hub, folder: Path) -> None:

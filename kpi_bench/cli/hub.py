@@ -9,7 +9,7 @@ from typing import Any
 
 
 def add_hub(commands: Any) -> None:
-    """``kpi-bench push`` and ``pull``."""
+    """``kpi-bench push``, ``push-model`` and ``pull``."""
     push = commands.add_parser(
         "push", help="send results to a results repository of the Hub, as a pull request"
     )
@@ -24,12 +24,23 @@ def add_hub(commands: Any) -> None:
         help="attach the predictions, so that anyone can re-score them",
     )
     push.add_argument("--message", metavar="TEXT", help="title (default: names submissions and suites)")
-    push.add_argument(
-        "--model",
-        metavar="OWNER/NAME",
-        help="also write the main metrics into the card of this model repository",
-    )
     push.set_defaults(run=_push)
+    model = commands.add_parser(
+        "push-model", help="write a submission's scores into its model repository, as a pull request"
+    )
+    model.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        metavar="RESULT",
+        help="result file(s) of one submission on one suite, or folders of them",
+    )
+    model.add_argument("--repo", required=True, metavar="OWNER/MODEL", help="model repository, which exists")
+    model.add_argument(
+        "--dataset", metavar="OWNER/NAME", help="the suite on the Hub, if it was not loaded from there"
+    )
+    model.add_argument("--direct", action="store_true", help="commit to main instead (owners)")
+    model.set_defaults(run=_push_model)
     pull = commands.add_parser("pull", help="read all results of a results repository, checked")
     pull.add_argument("--repo", required=True, metavar="OWNER/NAME")
     pull.add_argument(
@@ -42,7 +53,7 @@ def add_hub(commands: Any) -> None:
         "--with-predictions", action="store_true", help="also the predictions that are attached"
     )
     pull.set_defaults(run=_pull)
-    for command in (push, pull):
+    for command in (push, model, pull):
         add_endpoint(command)
 
 
@@ -52,16 +63,24 @@ def add_endpoint(command: argparse.ArgumentParser) -> None:
 
 
 def _push(options: argparse.Namespace) -> int:
-    from kpi_bench.publish import add_to_model, pack_results, push_results
+    from kpi_bench.publish import pack_results, push_results
 
     parcel = pack_results(options.results, predictions=options.with_predictions)
     done = push_results(
         parcel, options.repo, direct=options.direct, message=options.message, endpoint=options.endpoint
     )
     print(f"{len(parcel.results)} result(s), {len(parcel.uploads)} file(s) {_where(done)}")
-    if options.model:
-        card = add_to_model(parcel.results, options.model, direct=options.direct, endpoint=options.endpoint)
-        print(f"card of {options.model} {_where(card)}")
+    return 0
+
+
+def _push_model(options: argparse.Namespace) -> int:
+    from kpi_bench.publish import pack_results, push_model
+
+    results = pack_results(options.results).results
+    done = push_model(
+        results, options.repo, dataset=options.dataset, direct=options.direct, endpoint=options.endpoint
+    )
+    print(f"{len(results)} score(s) of {results[0].submission.name} {_where(done)}")
     return 0
 
 

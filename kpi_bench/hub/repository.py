@@ -102,6 +102,10 @@ class Repository:
         """Address of the repository's page."""
         return f"{self._api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.name}"
 
+    def exists(self) -> bool:
+        """Whether there is such a repository of this kind that the token may see."""
+        return bool(self._insist("look it up", lambda: self._api.repo_exists(self.name, repo_type=self.kind)))
+
     def create(self, *, private: bool) -> None:
         """Make the repository unless it exists; an existing one keeps its visibility."""
         self._insist(
@@ -163,6 +167,7 @@ class Repository:
         description: str = "",
         pull_request: bool = False,
         delete: Sequence[str] = (),
+        base: str | None = None,
     ) -> Published:
         """Write files as one commit to main, or as one pull request against it.
 
@@ -170,8 +175,16 @@ class Repository:
         that is open. That also holds for what an attempt wrote whose answer was lost. Large files that were uploaded before a failure
         are not uploaded again.
 
+        Args:
+            uploads: the files.
+            title: first line of the commit; that of the pull request.
+            description: Markdown below it.
+            pull_request: open one, in place of a commit to main.
+            delete: paths to remove, where they are there.
+            base: full hash of the commit that the files were made from, None for what main has now.
+
         Raises:
-            HubError: somebody else changed one of these files meanwhile.
+            HubError: somebody else changed one of these files meanwhile, or since ``base``.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -180,7 +193,7 @@ class Repository:
             for u in uploads
         ]
         paths = [u.path for u in uploads]
-        before: Mapping[str, RemoteFile] | None = None
+        before: Mapping[str, RemoteFile] | None = None if base is None else self._files(paths, base)
         sent = False
         for attempt in range(self._patience.attempts):
             head = self.resolve()
@@ -193,8 +206,8 @@ class Repository:
             before = remote if before is None else before
             if moved := sorted(path for path in paths if remote.get(path) != before.get(path)):
                 raise HubError(
-                    f"{self._label}: {', '.join(moved)} changed on the Hub while this command ran. Read what is there now "
-                    "(`kpi-bench pull`), then push again if yours is to replace it."
+                    f"{self._label}: {', '.join(moved)} changed on the Hub while this command ran. Look at what is there now "
+                    f"({self.page}), then run it again if yours is to replace that."
                 )
             try:
                 # The client itself insists on each of the calls of an upload; the commit is sent once an attempt.

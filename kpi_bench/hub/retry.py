@@ -139,7 +139,7 @@ def reason(error: BaseException) -> str:
         400: "the Hub refuses the content",
         401: "no such repository, a private one, or no valid token. Check the name; log in with `hf auth login`, or set HF_TOKEN",
         403: "your account has no access. Ask for it on the repository's page, or use a token that may read or write it",
-        404: "the repository or the revision does not exist. Check both; a new repository is made with `hf repo create`",
+        404: "the repository or the revision does not exist. Check both; a new repository is made with `hf repos create`",
         409: "it conflicts with what is there",
         412: "the repository changed in between; run the command again",
         413: "the Hub refuses files of this size",

@@ -1,84 +1,154 @@
-"""Put results into the card of a model, as the Hub's ``model-index``."""
+"""Put evaluation results into the texts of a model repository: the card's ``model-index``, and a file of scores.
+
+Source: huggingface/hub-docs, modelcard.md and eval_results.yaml.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import yaml  # type: ignore[import-untyped]
+
+from kpi_bench._secrets import redact
 from kpi_bench.errors import HubError
-from kpi_bench.harness.results import Result
-from kpi_bench.hub import Patience, Published, Repository, Upload
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-CARD = "README.md"
+INDEX = "model-index"
 NEW_CARD = "---\ntags:\n- kpi-bench\n---\n"
-# The Hub's names of tasks: it has none for recommendation and link prediction over graphs.
-HUB_TASKS = {
-    "classification": "text-classification",
-    "recommendation": "graph-ml",
-    "link_prediction": "graph-ml",
-}
+# What the client and its YAML parser raise on metadata that make no sense.
+_UNREADABLE = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
-def add_to_model(
-    results: Sequence[Result],
-    model: str,
-    *,
-    direct: bool = False,
-    endpoint: str | None = None,
-    patience: Patience | None = None,
-) -> Published:
-    """Write the main metric of each result into a model's card (pull request, or a commit with ``direct``).
+def with_results(card: str, model: str, new: Sequence[EvalResult]) -> str:
+    """The card with these results; an older value of the same dataset, config, split and metric is replaced.
 
-    Entries of other benchmarks stay; one of the same task, data and metric is replaced. A model without a card gets one.
+    Only the block ``model-index`` is written anew: other entries keep all that they say, but not their comments and layout. Text and
+    other metadata stay as they are, byte for byte, and so does the whole card when it has these results already. A value with a
+    ``verifyToken`` is the Hub's own and is never replaced.
+
+    Args:
+        card: content of README.md.
+        model: name of the model in a card that has no results yet.
+        new: the results.
 
     Raises:
-        HubError: the card's metadata are unreadable, or the Hub refused.
+        HubError: the metadata cannot be read, or cannot be changed without touching others.
     """
-    repository = Repository(model, kind="model", endpoint=endpoint, patience=patience)
-    head = repository.resolve()
-    content = repository.read(CARD, head).decode("utf-8") if CARD in repository.paths(head) else NEW_CARD
-    card = _with_results(content, model, results)
-    tasks = ", ".join(sorted({f"{result.suite.name}/{result.task.name}" for result in results}))
-    return repository.publish(
-        [Upload(CARD, card.encode("utf-8"))],
-        title=f"kpi-bench results on {tasks}"[:120],
-        pull_request=not direct,
-    )
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+    from huggingface_hub.repocard_data import eval_results_to_model_index
 
-
-def _with_results(content: str, model: str, results: Sequence[Result]) -> str:
-    from huggingface_hub import ModelCard, ModelCardData
-
+    mark = "\ufeff" if card.startswith("\ufeff") else ""
+    card = card.removeprefix(mark)
+    line_break = "\r\n" if "\r\n" in card else "\n"
+    found = REGEX_YAML_BLOCK.search(card)
     try:
-        card = ModelCard(content)
-    except ValueError as error:
+        # Refuses what the Hub would refuse: metadata that are no mapping, entries without their required keys.
+        if found is not None:
+            ModelCard(card)
+        metadata = (yaml.safe_load(found[2]) if found else None) or {}
+        fresh = eval_results_to_model_index(model, list(new))[0]["results"]
+        index = _merged(metadata.get(INDEX) or [], model, fresh)
+        if index == metadata.get(INDEX):
+            return mark + card
+        if found is None:
+            block = _dump({INDEX: index}, line_break)
+            return f"{mark}---{line_break}{block}---{line_break}{card}"
+        block = _spliced(found[2], index, line_break)
+        # An anchor may be used on both sides of the seam, and metadata may be laid out in ways that cannot be cut.
+        kept = _dump(yaml.safe_load(block)) == _dump({**metadata, INDEX: index})
+    except _UNREADABLE as error:
+        what = redact(" ".join(str(error).split()))[:300]
         raise HubError(
-            f"model {model}: the metadata of its card cannot be read ({error}); correct them first"
-        ) from error
-    data = cast(ModelCardData, card.data)
-    new = [_entry(result) for result in results]
-    replaced = {(entry.unique_identifier, entry.metric_type) for entry in new}
-    old = [e for e in data.eval_results or [] if (e.unique_identifier, e.metric_type) not in replaced]
-    data.model_name = data.model_name or model.partition("/")[2]
-    data.eval_results = [*old, *new]
-    return str(card)
+            f"the metadata of its card (README.md) cannot be read: {what}. Correct them first."
+        ) from None
+    if not kept:
+        raise HubError(
+            f"the metadata of its card (README.md) cannot be changed in part; write {INDEX} as a plain block of YAML first"
+        )
+    return mark + card[: found.start(2)] + block + card[found.end(2) :]
 
 
-def _entry(result: Result) -> EvalResult:
-    from huggingface_hub import EvalResult
+def with_scores(content: str, entries: Sequence[Mapping[str, Any]]) -> str:
+    """A file of ``.eval_results`` with these entries, as it is when it has them all.
 
-    return EvalResult(
-        task_type=HUB_TASKS.get(result.task.kind, "other"),
-        task_name=result.task.kind.replace("_", " "),
-        dataset_type=result.suite.repo or result.suite.name,
-        dataset_name=f"{result.suite.name} {result.suite.version} ({result.task.name})",
-        dataset_config=result.task.name,
-        dataset_split="test",
-        dataset_revision=result.suite.revision,
-        metric_type=result.task.main_metric,
-        metric_name=f"{result.task.main_metric} (mean of {len(result.seeds)} seed{'s'[: len(result.seeds) > 1]})",
-        metric_value=result.main.mean,
-    )
+    Entries of other datasets and tasks keep what they say, as do those with a ``verifyToken``.
+
+    Raises:
+        HubError: the content is no list of entries.
+    """
+    try:
+        found = yaml.safe_load(content) or []
+        keys = [(entry["dataset"]["id"], entry["dataset"]["task_id"]) for entry in found]
+        missing = [entry for entry in entries if entry not in found]
+        if not missing:
+            return content
+        replaced = {(entry["dataset"]["id"], entry["dataset"]["task_id"]) for entry in missing}
+        stay = [e for e, key in zip(found, keys, strict=True) if key not in replaced or "verifyToken" in e]
+        return _dump([*stay, *missing])
+    except _UNREADABLE:
+        raise HubError(
+            "its file of evaluation results is no list of entries with dataset.id and dataset.task_id; correct it first"
+        ) from None
+
+
+def _merged(
+    index: Sequence[Mapping[str, Any]], model: str, fresh: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The parsed ``model-index`` with fresh results in its first model."""
+    present = [result for element in index for result in element["results"]]
+    missing = [result for result in fresh if result not in present]
+    replaced = {key for result in missing for key in _keys(result)}
+    merged = [{**element, "results": list(_without(element["results"], replaced))} for element in index] or [
+        {"name": model, "results": []}
+    ]
+    merged[0]["results"] += missing
+    return merged
+
+
+def _without(
+    results: Iterable[Mapping[str, Any]], replaced: set[tuple[Any, ...]]
+) -> Iterable[Mapping[str, Any]]:
+    for result in results:
+        stay = [
+            metric
+            for metric, key in zip(result["metrics"], _keys(result), strict=True)
+            if key not in replaced or "verifyToken" in metric
+        ]
+        if len(stay) == len(result["metrics"]):
+            yield result
+        elif stay:
+            yield {**result, "metrics": stay}
+
+
+def _keys(result: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """What a value is of, by metric: dataset, config, split, metric. Not the revision: a newer one takes the place of an older."""
+    data = result["dataset"]
+    names = [data["type"], data.get("config"), data.get("split")]
+    return [tuple(str(name) for name in (*names, metric["type"])) for metric in result["metrics"]]
+
+
+def _spliced(block: str, index: Sequence[Mapping[str, Any]], line_break: str) -> str:
+    """A block of YAML with this ``model-index`` in place of the one it has, or at its end."""
+    node = yaml.compose(block, Loader=yaml.SafeLoader)
+    keys = [key for key, _ in node.value] if node else []
+    places = [position for position, key in enumerate(keys) if key.value == INDEX]
+    indent = " " * (keys[0].start_mark.column if keys else 0)
+    text = _dump({INDEX: index}, line_break).rstrip().replace(line_break, line_break + indent)
+    if not places:
+        return f"{block}{line_break if block else ''}{indent}{text}"
+    start = keys[places[-1]].start_mark.index
+    after = keys[places[-1] + 1 :]
+    lines = block[start : after[0].start_mark.index if after else len(block)].splitlines(keepends=True)
+    while lines and (not lines[-1].strip() or lines[-1].lstrip().startswith("#")):
+        lines.pop()
+    old = "".join(lines)
+    end = start + len(old.rstrip("\r\n"))
+    return block[:start] + text + block[end:]
+
+
+def _dump(value: Any, line_break: str = "\n") -> str:
+    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, line_break=line_break))

@@ -187,7 +187,7 @@ def _problems(file: Path, result: Result, uploads: Sequence[Upload]) -> Iterator
         elif sha256_file(source) != stated:
             yield f"{source}: its SHA-256 differs from the one in the result"
         else:
-            yield from private_in_parquet(source, str(source))
+            yield from private_in_parquet(source, str(source), rows=True)
 
 
 def _suite(result: Result) -> str:

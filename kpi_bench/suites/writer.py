@@ -128,7 +128,9 @@ def dataset_card(manifest: Manifest, notes: Iterable[str] = ()) -> str:
         for split, hub_split in zip(SPLITS, ("train", "validation", "test"), strict=True):
             lines += [f"  - split: {hub_split}", f"    path: tasks/{task.name}/{split}.parquet"]
     for kg in manifest.kgs:
-        for table in ("triples", "entities", "relations"):
+        for table in ("triples", "entities", "relations", "links"):
+            if f"kgs/{kg.name}/{table}.parquet" not in manifest.files:
+                continue
             lines += [f"- config_name: kg_{kg.name}_{table}", f"  data_files: kgs/{kg.name}/{table}.parquet"]
     lines += [
         "---",
