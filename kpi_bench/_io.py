@@ -15,6 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kpi_bench.errors import ResultError
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -29,6 +31,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, mark: str) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` that takes its place when the block ends without an error.
+
+    What lies at ``path`` may only be replaced when it is an empty folder or holds the file ``mark``; the block has to write that file.
+
+    Raises:
+        ResultError: something else is there.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and ((path / mark).is_file() or not any(path.iterdir()))):
+        raise ResultError(
+            f"{path} holds something else (no {mark} in it); choose a new folder, or remove it first"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as workplace:
+        staged = Path(workplace) / "staged"
+        staged.mkdir()
+        yield staged
+        if path.exists():
+            path.rename(Path(workplace) / "replaced")
+        staged.rename(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -83,6 +83,20 @@ def load_results(root: Path) -> Results:
     return Results(root, tuple(stored), tuple(problems))
 
 
+def require_some(results: Results) -> Results:
+    """The results, of which there is at least one.
+
+    Raises:
+        ResultError: there is none that can be shown; the message says what could not be read.
+    """
+    if not results.stored:
+        problems = "".join(f"\n- {problem}" for problem in results.problems)
+        raise ResultError(
+            f"{results.root} has no result that can be shown{':' if problems else ''}{problems}"
+        )
+    return results
+
+
 def select_suite(results: Results, suite: str) -> SuiteResults:
     """The results of a suite that were made on the same data and judged by the same metrics.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kpi_bench.errors import ResultError
 from kpi_bench.leaderboard.compare import compare
-from kpi_bench.leaderboard.load import Results, load_results
+from kpi_bench.leaderboard.load import load_results, require_some
 from kpi_bench.leaderboard.readme import marked_suites, start_marker, update_markdown
 from kpi_bench.leaderboard.render import check_format, render
 from kpi_bench.leaderboard.render_compare import render_comparison
@@ -20,7 +20,7 @@ def show(root: Path, *, suite: str | None = None, fmt: str = "table", sort: str 
         ResultError: no results, an unknown suite, format or sort key; the message lists what exists.
     """
     check_format(fmt)
-    results = _some_results(root)
+    results = require_some(load_results(root))
     suites = results.suites if suite is None else (suite,)
     return render([board(results, name) for name in suites], fmt, sort=sort)
 
@@ -34,7 +34,7 @@ def update_file(path: Path, root: Path) -> dict[str, bool]:
     suites = marked_suites(path)
     if not suites:
         raise ResultError(f"{path} has no line '{start_marker('SUITE')}' to put a board after")
-    results = _some_results(root)
+    results = require_some(load_results(root))
     return {suite: update_markdown(path, board(results, suite)) for suite in suites}
 
 
@@ -45,17 +45,9 @@ def compare_text(root: Path, a: str, b: str, *, suite: str | None = None, fmt: s
         ResultError: no results, an unknown suite or submission, several suites and none named; the message lists what exists.
     """
     check_format(fmt)
-    results = _some_results(root)
+    results = require_some(load_results(root))
     if suite is None:
         if len(results.suites) > 1:
             raise ResultError(f"{root} has several suites, name one of them: {', '.join(results.suites)}")
         (suite,) = results.suites
     return render_comparison(compare(results, a, b, suite), fmt)
-
-
-def _some_results(root: Path) -> Results:
-    results = load_results(root)
-    if not results.stored:
-        problems = "".join(f"\n- {problem}" for problem in results.problems)
-        raise ResultError(f"{root} has no result that can be shown{':' if problems else ''}{problems}")
-    return results

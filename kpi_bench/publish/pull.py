@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from kpi_bench._io import sha256_file, write_text
-from kpi_bench.errors import HubError, ResultError
+from kpi_bench._io import atomic_folder, sha256_file, write_text
+from kpi_bench.errors import HubError
 from kpi_bench.harness.results import predictions_folder, queries_path
 from kpi_bench.hub import RESULT_FILES, Patience, Repository, fetch_dataset
 from kpi_bench.hub.retry import network_off
@@ -62,29 +61,20 @@ def pull_results(
         ResultError: ``out`` holds something else.
         HubError: offline and not cached, no access, no such repository or revision, or no connection.
     """
-    if out.exists() and not (out.is_dir() and ((out / SOURCE).is_file() or not any(out.iterdir()))):
-        raise ResultError(
-            f"{out} holds something that was not pulled; choose a new folder, or remove it first"
-        )
     alone = network_off() if offline is None else offline
-    if _FULL_HASH.fullmatch(revision):
-        commit = revision
-    elif alone:
-        raise HubError(
-            f"dataset {repo} at {revision}: the network is off, and a branch or tag cannot be looked up. "
-            f"Give --revision the full hash of an earlier pull ({SOURCE} in its folder has it)."
+    with atomic_folder(out, SOURCE) as staged:
+        commit = _commit(repo, revision, alone, endpoint, patience)
+        patterns = (*RESULT_FILES, *(PREDICTION_FILES if predictions else ()))
+        fetched = fetch_dataset(
+            repo,
+            commit,
+            patterns=patterns,
+            offline=alone,
+            endpoint=endpoint,
+            cache=cache,
+            patience=patience,
         )
-    else:
-        commit = Repository(repo, endpoint=endpoint, patience=patience).resolve(revision)
-    patterns = (*RESULT_FILES, *(PREDICTION_FILES if predictions else ()))
-    fetched = fetch_dataset(
-        repo, commit, patterns=patterns, offline=alone, endpoint=endpoint, cache=cache, patience=patience
-    )
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as workplace:
-        staged = Path(workplace) / "pulled"
-        (staged / RESULTS).mkdir(parents=True)
+        (staged / RESULTS).mkdir()
         # The cache holds links into a store of blobs; copies have the names that results are checked by.
         if (fetched / RESULTS).is_dir():
             shutil.copytree(fetched / RESULTS, staged / RESULTS, dirs_exist_ok=True)
@@ -99,11 +89,21 @@ def pull_results(
                 problems.append(fault)
         _keep_only(staged / RESULTS, kept)
         write_text(staged / SOURCE, f"{repo}@{commit}\n")
-        if out.exists():
-            out.rename(Path(workplace) / "replaced")
-        staged.rename(out)
+    out = out.absolute()
     moved = tuple(_moved(entry, staged, out) for entry in kept)
     return Pulled(out, commit, moved, tuple(problems))
+
+
+def _commit(repo: str, revision: str, alone: bool, endpoint: str | None, patience: Patience | None) -> str:
+    """Full hash of a revision."""
+    if _FULL_HASH.fullmatch(revision):
+        return revision
+    if alone:
+        raise HubError(
+            f"dataset {repo} at {revision}: the network is off, and a branch or tag cannot be looked up. "
+            f"Give --revision the full hash of an earlier pull ({SOURCE} in its folder has it)."
+        )
+    return Repository(repo, endpoint=endpoint, patience=patience).resolve(revision)
 
 
 def _copy_predictions(fetched: Path, staged: Path, entry: StoredResult) -> str | None:
