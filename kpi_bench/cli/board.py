@@ -8,7 +8,7 @@ from typing import Any
 
 
 def add_leaderboard(commands: Any) -> None:
-    """``kpi-bench leaderboard show``, ``update`` and ``check``, ``kpi-bench compare``."""
+    """``kpi-bench leaderboard show``, ``update``, ``build``, ``picture`` and ``check``, ``kpi-bench compare``."""
     group = commands.add_parser("leaderboard", help="show the board").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -23,6 +23,11 @@ def add_leaderboard(commands: Any) -> None:
     show.add_argument("--suite", help="only this suite")
     show.add_argument("--format", choices=("table", "markdown", "csv", "latex", "json"), default="table")
     show.add_argument("--sort", default="mean_rank", help="mean_rank, borda, name, a task or a cost column")
+    show.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="row whose best score on valid is the target of `s to target` (default by kind of task: lightgcn, text-classifier, kg-embedding)",
+    )
     show.set_defaults(run=_leaderboard_show)
     update = group.add_parser("update", help="bring the boards between markers of a Markdown file up to date")
     update.add_argument("file", type=Path)
@@ -33,6 +38,42 @@ def add_leaderboard(commands: Any) -> None:
         help="results folder (default leaderboard/results)",
     )
     update.set_defaults(run=_leaderboard_update)
+    build = group.add_parser("build", help="write the boards as a static site")
+    build.add_argument(
+        "results",
+        type=Path,
+        nargs="?",
+        default=Path("leaderboard/results"),
+        help="results folder (default leaderboard/results)",
+    )
+    build.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="new folder, or one of an earlier build"
+    )
+    build.add_argument(
+        "--docs",
+        metavar="URL",
+        help="where the documentation lies, for a link on every page (may be relative to the first page)",
+    )
+    build.set_defaults(run=_leaderboard_build)
+    picture = group.add_parser("picture", help="draw a board as SVG, for a README")
+    picture.add_argument("suite")
+    picture.add_argument("--out", type=Path, required=True, metavar="FILE")
+    picture.add_argument(
+        "--results",
+        type=Path,
+        default=Path("leaderboard/results"),
+        help="results folder (default leaderboard/results)",
+    )
+    picture.add_argument(
+        "--plot",
+        choices=("scores", "cost"),
+        default="scores",
+        help="scores by task with intervals, or quality against cost (default scores)",
+    )
+    picture.add_argument(
+        "--tasks", type=int, default=0, metavar="N", help="only rows that cover so many tasks"
+    )
+    picture.set_defaults(run=_leaderboard_picture)
     check = group.add_parser("check", help="check contributed results against the rules and the board")
     check.add_argument(
         "results", type=Path, nargs="+", metavar="RESULTS", help="result files, or folders of them"
@@ -66,7 +107,14 @@ def add_leaderboard(commands: Any) -> None:
 def _leaderboard_show(options: argparse.Namespace) -> int:
     from kpi_bench.leaderboard import show
 
-    print(show(options.results, suite=options.suite, fmt=options.format, sort=options.sort))
+    text = show(
+        options.results,
+        suite=options.suite,
+        fmt=options.format,
+        sort=options.sort,
+        reference=options.reference,
+    )
+    print(text)
     return 0
 
 
@@ -75,6 +123,42 @@ def _leaderboard_update(options: argparse.Namespace) -> int:
 
     for suite, changed in update_file(options.file, options.results).items():
         print(f"{options.file}: board of {suite} {'brought up to date' if changed else 'is up to date'}")
+    return 0
+
+
+def _leaderboard_build(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from kpi_bench.leaderboard import load_results
+    from kpi_bench.leaderboard.site import build_site
+
+    with Console(stderr=True).status("reading results") as status:
+        report = build_site(
+            load_results(options.results),
+            options.out,
+            docs_url=options.docs,
+            progress=lambda suite: status.update(f"writing the board of {suite}"),
+        )
+    for note in report.notes:
+        print(note)
+    print(
+        f"{report.out}: {len(report.suites)} suites, {report.n_submissions} submissions, {report.n_results} results in "
+        f"{report.n_files} files of {report.n_bytes / 1e6:.1f} MB; open {report.out / 'index.html'}"
+    )
+    return 0
+
+
+def _leaderboard_picture(options: argparse.Namespace) -> int:
+    from kpi_bench._io import write_text
+    from kpi_bench.leaderboard import board, load_results
+    from kpi_bench.leaderboard.readme import covering
+    from kpi_bench.leaderboard.site.pictures import board_picture, pareto_picture
+
+    draw = {"scores": board_picture, "cost": pareto_picture}[options.plot]
+    write_text(
+        options.out, draw(covering(board(load_results(options.results), options.suite), options.tasks))
+    )
+    print(f"{options.out}: {options.plot} of {options.suite}")
     return 0
 
 

@@ -42,7 +42,7 @@ def update_markdown(path: Path, board: BoardTable) -> bool:
         raise ResultError(f"{path}: expected once '{start_marker(board.suite)}' followed by '{END}'")
     (block,) = blocks
     marker = block.group().partition("\n")[0].partition("-->")[0] + "-->"
-    shown = _covering(board, int(block.group(1) or 0))
+    shown = covering(board, int(block.group(1) or 0))
     updated = f"{text[: block.start()]}{marker}\n\n{render_markdown(shown)}\n\n{END}{text[block.end() :]}"
     if updated == text:
         return False
@@ -50,7 +50,8 @@ def update_markdown(path: Path, board: BoardTable) -> bool:
     return True
 
 
-def _covering(board: BoardTable, tasks: int) -> BoardTable:
+def covering(board: BoardTable, tasks: int) -> BoardTable:
+    """A board without the rows that cover fewer than so many tasks, and a note of how many these are; ranks stay those of all rows."""
     rows = tuple(row for row in board.rows if row.covered >= tasks)
     left_out = len(board.rows) - len(rows)
     if not left_out:
