@@ -7,7 +7,7 @@ OUT    ?= runs
 FLOORS := random popularity itemknn majority text-lookup item-prior
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint bench docs clean
+.PHONY: help setup run test test-slow lint bench docs site clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,12 +38,20 @@ lint: $(STAMP) ## ruff (lint, format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --strict --follow-imports=silent docs/_hooks/*.py
 
 bench: $(STAMP) ## timing of the hot paths against peers (benchmarks/README.md)
 	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-only --benchmark-enable
 
-docs: $(STAMP) ## bring the generated parts of the documents up to date
+docs: $(STAMP) ## bring the generated parts of the documents up to date, build their site into build/docs
 	$(BIN)/kpi-bench leaderboard update README.md --results leaderboard/results
+	$(BIN)/kpi-bench leaderboard update docs/boards.md --results leaderboard/results
+	$(BIN)/kpi-bench leaderboard picture kpi-open --tasks 4 --out docs/assets/kpi-open.svg
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+site: docs ## the board as static pages, with the documentation in it, in build/site
+	$(BIN)/kpi-bench leaderboard build leaderboard/results --out build/site --docs docs/index.html
+	cp -r build/docs build/site/docs
 
 clean: ## remove runs and caches, not .venv
-	rm -rf $(OUT) .mypy_cache .ruff_cache .pytest_cache .benchmarks
+	rm -rf $(OUT) build .mypy_cache .ruff_cache .pytest_cache .benchmarks

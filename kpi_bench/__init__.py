@@ -19,6 +19,7 @@ from kpi_bench.harness.protocol import (
 )
 from kpi_bench.suites.graph import Adjacency, KnowledgeGraph
 from kpi_bench.suites.links import align_by_name, links_between
+from kpi_bench.suites.load import load_suite
 from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import (
     ClassificationTask,
@@ -60,6 +61,7 @@ __all__ = [
     "__version__",
     "align_by_name",
     "links_between",
+    "load_suite",
     "top_k_from_factors",
     "top_k_from_scores",
 ]
