@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from kpi_bench.errors import KpiBenchError
@@ -80,19 +81,25 @@ def _decode_union(options: tuple[Any, ...], value: Any, where: str, error: type[
 def _decode_dataclass(cls: type[Any], value: Any, where: str, error: type[KpiBenchError]) -> Any:
     if not isinstance(value, Mapping):
         raise error(f"{where}: expected an object, found {_name(value)}")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    required = {
-        name
-        for name, field in fields.items()
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    unknown, absent = sorted(set(value) - set(fields)), sorted(required - set(value))
+    hints, required = _fields_of(cls)  # type: ignore[arg-type]
+    unknown, absent = sorted(set(value) - set(hints)), sorted(required - set(value))
     if unknown:
-        raise error(f"{where}: unknown key(s) {', '.join(unknown)}; allowed are {', '.join(fields)}")
+        raise error(f"{where}: unknown key(s) {', '.join(unknown)}; allowed are {', '.join(hints)}")
     if absent:
         raise error(f"{where}: missing key(s) {', '.join(absent)}")
     return cls(**{key: _decode(hints[key], item, f"{where}.{key}", error) for key, item in value.items()})
+
+
+@cache
+def _fields_of(cls: type[Any]) -> tuple[dict[str, Any], frozenset[str]]:
+    """Types of a dataclass's fields, and which of them have no default."""
+    hints, fields = typing.get_type_hints(cls), dataclasses.fields(cls)
+    required = frozenset(
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+    return {field.name: hints[field.name] for field in fields}, required
 
 
 def _decode_scalar(hint: Any, value: Any, where: str, error: type[KpiBenchError]) -> Any:

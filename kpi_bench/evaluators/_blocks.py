@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from kpi_bench._csr import Csr
 from kpi_bench.errors import EvaluationError
@@ -48,7 +49,8 @@ def each_factor_block(
             consume(first, torch.from_numpy(np.ascontiguousarray(rows(first, size))).to(device) @ table.T)
         return
     size = min(max(1, CELLS // max(1, len(column_vectors))), max(1, n_rows))
-    workers = _blas_threads()
+    blas = _numpy_blas()
+    workers = max((library.num_threads for library in blas.lib_controllers), default=1)
     buffers: SimpleQueue[Scores] = SimpleQueue()
     for _ in range(workers):
         buffers.put(np.empty((size, len(column_vectors)), np.float32))
@@ -61,7 +63,7 @@ def each_factor_block(
         finally:
             buffers.put(buffer)
 
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    with blas.limit(limits=1), ThreadPoolExecutor(workers) as pool:
         for _ in pool.map(score, range(0, n_rows, size)):
             pass  # draws each result, so that the first bad block raises
 
@@ -133,7 +135,7 @@ def on_host(device: str) -> bool:
     return device.partition(":")[0] == "cpu"
 
 
-def _blas_threads() -> int:
-    return max(
-        (int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
-    )
+@cache
+def _numpy_blas() -> ThreadpoolController:
+    """The BLAS libraries that are loaded with numpy. Looking for them takes longer than scoring a user does."""
+    return ThreadpoolController().select(user_api="blas")
