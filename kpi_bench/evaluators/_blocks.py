@@ -22,6 +22,8 @@ Consume = Callable[[int, Any], None]
 
 CELLS = 1 << 21
 """Scores of one CPU block, 8 MiB: two of them stay in a server's L3 cache between the GEMM and the kernel."""
+_ROWS = 8
+"""Fewest rows of a block, whatever its columns: a product of two rows reads the whole table for each."""
 _DEVICE_CELLS = 1 << 24
 
 
@@ -48,7 +50,7 @@ def each_factor_block(
         for first in range(0, n_rows, size):
             consume(first, torch.from_numpy(np.ascontiguousarray(rows(first, size))).to(device) @ table.T)
         return
-    size = min(max(1, CELLS // max(1, len(column_vectors))), max(1, n_rows))
+    size = min(max(_ROWS, CELLS // max(1, len(column_vectors))), max(1, n_rows))
     blas = _numpy_blas()
     workers = max((library.num_threads for library in blas.lib_controllers), default=1)
     buffers: SimpleQueue[Scores] = SimpleQueue()
