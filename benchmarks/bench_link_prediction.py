@@ -32,7 +32,10 @@ def test_contender(measure, expected, name):
         name,
         contenders.CONTENDERS[name],
         rounds=3 if slow else 5,
+        unit="test_set",
+        amount=n_triples / len(kge_workload().test),
         triples=n_triples,
+        entities=len(kge_workload().entities),
     )
     if name == "pykeen":
         assert mrr == pytest.approx(contenders.own_on_pykeen_subset(), rel=1e-4)

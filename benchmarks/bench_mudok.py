@@ -104,9 +104,10 @@ def test_propagation(time_contender, name):
         propagation_contenders,
         name,
         "pass",
-        memory=False,
+        edges=len(propagation_contenders.edges()[0]),
         layers=propagation_contenders.LAYERS,
         dim=propagation_contenders.DIM,
+        **(propagation_contenders.work() if name.startswith("own") else {}),
     )
 
 

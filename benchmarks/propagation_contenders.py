@@ -2,7 +2,7 @@
 
 ``own-*`` is :class:`baselines.common.propagation.Propagation`. The others are what one writes with the libraries' own operators and
 autograd: a normalised adjacency matrix as torch COO (``coo-uncoalesced``: as it is after SSLRec drops edges from it; ``coo-coalesced``:
-sorted once), and DGL's neighbour sum with a weight an edge (``dgl-weighted``).
+sorted once) and as torch CSR (``csr``), and DGL's neighbour sum with a weight an edge (``dgl-weighted``).
 """
 
 from __future__ import annotations
@@ -70,6 +70,14 @@ def coo(coalesced: bool) -> Mean:
     return layer_by_layer(partial(torch.sparse.mm, matrix))
 
 
+def csr() -> Mean:
+    source, target, weight, n_nodes = edges()
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([target, source]), weight, (n_nodes, n_nodes), check_invariants=False
+    )
+    return layer_by_layer(partial(torch.sparse.mm, matrix.coalesce().to_sparse_csr()))
+
+
 def dgl_weighted() -> Mean:
     dgl = import_dgl()
     source, target, weight, n_nodes = edges()
@@ -83,8 +91,17 @@ MAKE: dict[str, Callable[[], Mean]] = {
     "own-torch": partial(own, "torch"),
     "coo-coalesced": partial(coo, True),
     "coo-uncoalesced": partial(coo, False),
+    "csr": csr,
     "dgl-weighted": dgl_weighted,
 }
+
+
+def work() -> dict[str, int]:
+    """What a call cannot avoid: ``flops`` of an addition and a product for each edge and float, ``bytes`` of each layer reading and
+    writing all nodes once, were its cache perfect; forward and backward."""
+    _, _, _, n_nodes = edges()
+    passes = 2 * LAYERS
+    return {"flops": passes * 2 * len(edges()[0]) * DIM, "bytes": passes * 2 * n_nodes * DIM * 4}
 
 
 @cache

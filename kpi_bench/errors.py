@@ -38,3 +38,7 @@ class HubError(KpiBenchError):
 
 class RunError(KpiBenchError):
     """A run did not finish: the submission crashed, hung, or exceeded a limit."""
+
+
+class BenchError(KpiBenchError):
+    """The benchmarks cannot be run or read here, or two of their runs must not be compared."""
