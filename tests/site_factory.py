@@ -283,6 +283,7 @@ def _summary(per_seed: list[float], name: str, n_queries: int) -> dict[str, Any]
 
 
 def _slices(task: Task, main: float, n_queries: int) -> dict[str, dict[str, float]]:
+    names: tuple[str, ...]
     if task.kind == "recommendation":
         names = ("activity_low", "activity_mid", "activity_high", "cold_items")
     elif task.kind == "link_prediction":

@@ -419,6 +419,14 @@ def test_a_new_build_replaces_the_old_one_as_a_whole(results: Path, site: Path, 
     assert beside(out) == {"few", "site"}
 
 
+@pytest.mark.parametrize("name", ["index.html", "README.md"])
+def test_a_suite_named_like_a_file_of_the_site_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path / "results", [dataclasses.replace(draw(1)[0], suite=name)])
+    with pytest.raises(ResultError, match=f"a file of its own named {name}"):
+        build(tmp_path / "results", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
 @pytest.mark.parametrize("foreign", ["notes.txt", "index.html", ".git/config", "sub/.kpi-bench-site"])
 def test_a_folder_of_others_is_refused_and_stays(results: Path, tmp_path: Path, foreign: str) -> None:
     out = tmp_path / "site"

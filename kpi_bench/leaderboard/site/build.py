@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from kpi_bench import __version__
 from kpi_bench._io import atomic_folder
+from kpi_bench.errors import ResultError
 from kpi_bench.leaderboard._numbers import score
 from kpi_bench.leaderboard.load import Results, require_some, select_suite
 from kpi_bench.leaderboard.queries import read_queries
@@ -27,7 +28,7 @@ from kpi_bench.leaderboard.site.data import (
     script_json,
     submission_payload,
 )
-from kpi_bench.leaderboard.site.facts import submission_facts
+from kpi_bench.leaderboard.site.facts import FLAG_MEANINGS, submission_facts
 from kpi_bench.leaderboard.tables import BoardTable, TaskColumn, board
 
 MARK = ".kpi-bench-site"
@@ -108,6 +109,8 @@ def build_site(
         ResultError: no result can be shown, ``out`` holds something else, or the extra ``[site]`` is not installed.
     """
     require_some(results)
+    if taken := sorted({"index.html", "README.md", MARK} & set(results.suites)):
+        raise ResultError(f"a site has a file of its own named {taken[0]}, so no suite can be named so")
     boards = [_published(board(results, suite), results.root) for suite in results.suites]
     context = SiteContext(
         __version__, tuple(_summary(table) for table in boards), len(results.stored), docs_url
@@ -184,6 +187,7 @@ class _Writer:
             depth=1,
             board=payload,
             board_json=Markup(script_json(payload)),
+            flags=FLAG_MEANINGS,
         )
         names = Markup(script_json(compare_payload(table)))
         self.page(f"{suite}/compare.html", "compare.html.j2", depth=1, board=payload, compare_json=names)

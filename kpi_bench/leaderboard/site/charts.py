@@ -7,6 +7,7 @@ datasets, whose fields stand at each spec's function, and the signals ``*_title`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -43,6 +44,7 @@ _LICENCE = (
 )
 
 
+@cache
 def chart_specs() -> dict[str, Spec]:
     """Vega specs by name, without data, as wide as their container."""
     charts = {
@@ -59,6 +61,7 @@ def chart_specs() -> dict[str, Spec]:
     return specs
 
 
+@cache
 def vega_bundle() -> str:
     """Vega in one script, as the global ``vega``; it loads nothing."""
     vega = vl_convert.get_vega_version()

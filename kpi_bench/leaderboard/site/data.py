@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from kpi_bench.harness.results import Result
+from kpi_bench.leaderboard import _numbers
 from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, HIGHER_IS_BETTER
 from kpi_bench.leaderboard.render import COST_HEADERS
 from kpi_bench.leaderboard.resamples import Resamples
@@ -138,6 +139,7 @@ def _row(board: BoardTable, row: Row) -> dict[str, Any]:
         "flags": list(row.flags),
         "seeds": list(row.n_seeds),
         "rounds": list(row.n_rounds),
+        "search": [row.n_trials, _numbers.search(row.n_trials, row.search_s)],
         "mean_rank": row.mean_rank,
         "borda": row.borda,
         "covered": row.covered,

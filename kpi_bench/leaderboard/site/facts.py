@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from kpi_bench._schema import encode
 from kpi_bench.harness.results import Result
 from kpi_bench.leaderboard import _numbers
 from kpi_bench.leaderboard.render import COST_HEADERS
@@ -24,6 +25,7 @@ FLAG_MEANINGS = {
     "resumed": "its runs were made in several sessions; time lost to an interruption is not counted",
     "reused_pretrained": "pre-training was taken over from an earlier run, not run again",
     "shared_machine": "its runs shared a machine with others: wall times were taken beside them",
+    "parallel_pretraining": "several processes pre-trained together: the wall time of pre-training is that of all of them at once",
     "unsteady": "the machine's speed changed by more than 20 % while adapt and predict were timed again",
 }
 FIDELITY_MEANINGS = {
@@ -105,6 +107,7 @@ class SubmissionFacts:
     tasks: tuple[TaskFacts, ...]
     costs: tuple[Cost, ...]
     params: tuple[Entry, ...]
+    search: tuple[Entry, ...]
     protocol: tuple[Entry, ...]
     hardware: tuple[Entry, ...]
     environment: tuple[Entry, ...]
@@ -154,6 +157,9 @@ def submission_facts(board: BoardTable, row: Row) -> SubmissionFacts:
         tasks=tuple(task_facts(row.cells[task]) for task in results),
         costs=_costs(row),
         params=across({task: result.submission.params for task, result in results.items()}),
+        search=across(
+            {task: _search(result) for task, result in results.items() if result.search is not None}
+        ),
         protocol=across({task: vars(result.protocol) for task, result in results.items()}),
         hardware=across({task: result.hardware for task, result in results.items()}),
         environment=across({task: result.environment for task, result in results.items()}),
@@ -221,6 +227,12 @@ def _costs(row: Row) -> tuple[Cost, ...]:
         for column, label, value in found
         if value is not None
     )
+
+
+def _search(result: Result) -> dict[str, Any]:
+    assert result.search is not None
+    same = result.search.source_sha256 == result.submission.sha256
+    return {**encode(result.search), "code": "as searched for" if same else "changed after the search"}
 
 
 def _provenance(result: Result) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def board_picture(board: BoardTable) -> str:
         "" if len(rows) == len(board.rows) else f", the first {len(rows)} of {len(board.rows)} submissions"
     )
     spec = compiled(alt.concat(*panels, columns=3, spacing=36))
-    return _picture(spec, f"Scores on {board.suite} {board.version} by task{shown}")
+    return svg(spec, f"Scores on {board.suite} {board.version} by task{shown}")
 
 
 def pareto_picture(board: BoardTable, cost: str = "amortised_s") -> str:
@@ -82,7 +82,7 @@ def pareto_picture(board: BoardTable, cost: str = "amortised_s") -> str:
     for entry in (*spec["data"], *spec["signals"]):
         if entry["name"] in filled:
             entry["values" if entry in spec["data"] else "value"] = filled[entry["name"]]
-    return _picture(spec, f"Mean rank on {board.suite} {board.version} against {COST_HEADERS[cost]}")
+    return svg(spec, f"Mean rank on {board.suite} {board.version} against {COST_HEADERS[cost]}")
 
 
 def pareto_points(board: BoardTable, cost: str) -> Rows:
@@ -150,7 +150,7 @@ def _kind(row: Row) -> str:
     return "floor" if row.floor else "reconstruction" if row.fidelity == "reconstruction" else "submission"
 
 
-def _picture(spec: Spec, title: str) -> str:
+def svg(spec: Spec, title: str) -> str:
     """Draw a spec with the light colours, on a background, and let a reader's preference turn them dark."""
     text = json.dumps(spec)
     for variable, (light, _) in _COLOURS.items():

@@ -241,6 +241,7 @@
     const seeds = (row) => [...new Set(row.seeds)].join("-");
     const rounds = (row) => (row.rounds[1] ? [...new Set(row.rounds)].join("-") : absent);
     const timed = rows.some((row) => row.rounds[1]) ? [numeric("rounds", "rounds", (row) => row.rounds[0] || null, rounds)] : [];
+    const searched = rows.some((row) => row.search[0]) ? [numeric("search", "search", (row) => row.search[0] || null, (row) => row.search[1])] : [];
     // What the name's marks say already is left out.
     const flags = (row) => row.flags.filter((flag) => !["single_seed", "verified"].includes(flag)).join(", ");
     const hardware = (row, td) => {
@@ -251,6 +252,7 @@
       { key: "hw", head: "hardware", up: true, value: (row) => row.hw, cell: hardware },
       numeric("seeds", "seeds", (row) => row.seeds[0], seeds),
       ...timed,
+      ...searched,
       { key: "size", head: "size", up: true, value: (row) => row.size, cell: (row) => row.size },
       { key: "flags", head: "flags", up: true, value: (row) => flags(row) || null, cell: (row) => flags(row) || absent },
     ];
@@ -416,6 +418,9 @@
       if (rows.some((row) => row.rounds[1])) {
         lines.push("rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm; -: means over the runs.");
       }
+    }
+    if (state.view !== "quality" && rows.some((row) => row.search[0])) {
+      lines.push("search: trials of kpi-bench tune that chose the parameters, on valid, and the seconds of their runs.");
     }
     if (rows.some((row) => row.verified)) {
       lines.push("✓: verified, the predictions of every task were scored again with the same outcome.");

@@ -452,7 +452,9 @@
       const note = `${kinds.map(([kind, shape]) => `${kind}: ${shape}`).join(", ")}. Bold: on the front; filled: compared; hollow: not compared (other hardware, or not all tasks).`
         + ` Names are left out where they would overlap.${without ? ` ${without} of ${shown.length} submissions shown lack one of the two numbers.` : ""}`;
       const columns = [["name", "submission"], ["value_text", task ? task.metric : "mean rank"], ["cost_text", cost.label], ["state", "costs"]];
-      const panel = { data: { points, front: best }, signals, label: `${signals.y_title} against ${cost.label}; on the front: ${best.map((point) => point.name).join(", ")}` };
+      // Names keep off this line, which Vega can only do of a line that has a point; one alone is not drawn.
+      const stair = best.length ? best : points.slice(0, 1);
+      const panel = { data: { points, front: stair }, signals, label: `${signals.y_title} against ${cost.label}; on the front: ${best.map((point) => point.name).join(", ")}` };
       return draw(figure, "pareto", [panel], { columns, note: note[0].toUpperCase() + note.slice(1) });
     }
 
