@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.allocator import keep_freed_memory
+from baselines.common.parallel import ALONE, Ranks
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
@@ -96,28 +97,31 @@ def train(
     """Train ``model`` in place and leave it in its best state on valid (``evaluate``: higher is better).
 
     ``epoch()`` yields the batches of one epoch; ``step`` learns from one and returns its loss (:func:`gradient_step` makes the usual
-    one). The kept state is that of the trainable parameters and of batch norms. Without ``evaluate`` there is nothing to stop on: all epochs are run and
-    the last state stays.
+    one). The kept state is that of the trainable parameters and of batch norms. Without ``evaluate`` there is nothing to stop on: all
+    epochs are run and the last state stays. In several processes (``ctx.world_size``) a step's loss is the rank's summand of the
+    batch's, all take the same steps, and rank 0 scores.
 
     Raises:
-        SubmissionError: the loss of an epoch is NaN or infinite, or the valid score is NaN.
+        SubmissionError: the loss of an epoch is NaN or infinite, or the valid score is NaN; or the processes' models differ at the end.
     """
     keep_freed_memory()
+    ranks = Ranks.of(ctx)
+    ranks.align(model)
     best = Fit(best_epoch=0, best_score=-math.inf, epochs=0)
     kept: dict[str, Tensor] = {}
     misses = done = 0
     device = torch.device(ctx.device)
-    with seeded(device, ctx.seed):
+    with seeded(device, ranks.seed(ctx.seed)):
         for number in ctx.progress(range(schedule.first_epoch, schedule.epochs + 1), description):
             with tensor_cores(device):
-                _run_epoch(model, epoch(), step, number, description)
+                _run_epoch(model, epoch(), step, number, description, ranks)
             done = number
             if evaluate is None or (number % schedule.eval_every and number != schedule.epochs):
                 continue
             model.eval()
             # Not inference_mode: a plug may keep what it computes here for the next training step.
             with torch.no_grad():
-                score = evaluate()
+                score = ranks.decided(evaluate() if ranks.rank == 0 else 0.0)
             if math.isnan(score):
                 raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")
             ctx.log(number, score, metric)
@@ -129,9 +133,11 @@ def train(
                 if misses >= schedule.patience:
                     break
     model.eval()
+    if evaluate is not None:
+        _restore(model, kept)
+    ranks.check_equal(model, description)
     if evaluate is None:
         return Fit(done, math.nan, done)
-    _restore(model, kept)
     ctx.note("best_epoch", best.best_epoch)
     return Fit(best.best_epoch, best.best_score, done)
 
@@ -143,15 +149,18 @@ def gradient_step(
     clip: Iterable[Tensor] = (),
     clip_norm: float = 0.0,
     before_update: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Callable[[B], Tensor]:
-    """The usual step: the gradient of ``loss``, ``before_update()``, the gradient's norm over the parameters ``clip`` cut at
-    ``clip_norm`` (0: not cut), one update by the optimizer."""
+    """The usual step: the gradient of ``loss``, added up over ``ranks``, ``before_update()``, the gradient's norm over the parameters
+    ``clip`` cut at ``clip_norm`` (0: not cut), one update by the optimizer."""
     clipped = list(clip)
+    updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
     def step(batch: B) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         value = loss(batch)
         value.backward()  # type: ignore[no-untyped-call]
+        ranks.add_gradients(updated)
         before_update()
         if clip_norm > 0:
             nn.utils.clip_grad_norm_(clipped, clip_norm)
@@ -169,6 +178,7 @@ def annealed_step(
     lr: float,
     decay: float,
     warmup: float,
+    ranks: Ranks = ALONE,
 ) -> Callable[[B], Tensor]:
     """A step of AdamW on a model's parameters whose learning rate rises over a share ``warmup`` of all ``steps`` and falls to zero over
     the others; gradients are cut at a norm of 1.
@@ -184,7 +194,7 @@ def annealed_step(
     weight_decay = min(decay / sum(map(rate, range(steps))), 0.1) / lr
     optimizer = torch.optim.AdamW(decayed(model, weight_decay), lr=lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    update = gradient_step(loss, optimizer, clip=model.parameters(), clip_norm=1.0)
+    update = gradient_step(loss, optimizer, clip=model.parameters(), clip_norm=1.0, ranks=ranks)
 
     def step(batch: B) -> Tensor:
         value = update(batch)
@@ -215,7 +225,12 @@ def prefixed(ctx: Context, prefix: str) -> Context:
 
 
 def _run_epoch(
-    model: nn.Module, batches: Iterable[B], step: Callable[[B], Tensor], number: int, description: str
+    model: nn.Module,
+    batches: Iterable[B],
+    step: Callable[[B], Tensor],
+    number: int,
+    description: str,
+    ranks: Ranks,
 ) -> None:
     model.train()
     total: Tensor | None = None
@@ -225,6 +240,7 @@ def _run_epoch(
         total = value if total is None else total + value
     if total is None:
         raise SubmissionError(f"{description}: an epoch has no training batch; the train split is empty")
+    total = ranks.add(total)
     if not bool(torch.isfinite(total)):
         raise SubmissionError(
             f"{description}: the loss of epoch {number} is {total.item()}; lower the learning rate or check the vectors plugged in"

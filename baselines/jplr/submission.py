@@ -42,6 +42,7 @@ class Jplr(TaskSubmission):
     """Pre-trains a teacher over all KGs and their links; for each task it trains a small student on the task's part of its KG, whose entity
     rows are the vectors of the shared heads."""
 
+    data_parallel: ClassVar[bool] = True
     own_keys: ClassVar[frozenset[str]] = frozenset(config_keys(JplrConfig, "jplr_"))
 
     def __init__(self, params: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from baselines.common.distill.teachers import freeze
+from baselines.common.parallel import Ranks
 from baselines.common.paths.body import BodyShape
 from baselines.common.paths.random_numbers import stream
 from baselines.common.training import Schedule
@@ -44,7 +45,7 @@ def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) 
         SubmissionError: the KGs have no triple, or training diverged.
     """
     description = f"{name}: teacher"
-    device = torch.device(ctx.device)
+    device, ranks = torch.device(ctx.device), Ranks.of(ctx)
     model = new_teacher(union, config, stream("teacher", ctx.seed)).to(device)
     sample = TriplePaths(union.graph, union.triples, union.bridges, config, ctx)
     corpus = corpus_of(sample, config, ctx, description=description)
@@ -60,13 +61,22 @@ def fit_teacher(union: UnionGraph, config: JplrConfig, ctx: Context, name: str) 
         ctx.note(key, count)
 
     def loss(paths: Tensor) -> Tensor:
-        steps = model.queries(paths)
-        candidates = objective.candidates(steps.targets)
+        part = ranks.part(len(paths))
+        own = paths[part.rows]
+        steps = model.queries(own)
+        if part.whole:
+            candidates = objective.candidates(steps.targets)
+        else:
+            targets = paths[:, 2::2]
+            candidates = objective.candidates(targets[targets >= 0]).asked(steps.targets)
         total = objective.loss(steps, scores_of(model, steps.states, candidates.ids), candidates)
+        total = part.weigh(total, objective.weight(own), objective.weight(paths))
         if config.align > 0 and len(links) > 0:
             chosen = torch.randint(len(links), (PAIRS,), generator=generator, device=device)
             chosen = torch.unique(chosen)
-            total = total + config.align * alignment(model, links[chosen], config.align_temperature)
+            aligned = alignment(model, links[chosen], config.align_temperature)
+            # A few links, told from each other: all ranks compute the same.
+            total = total + config.align / ranks.size * aligned
         return total
 
     schedule = Schedule(config.teacher_epochs)

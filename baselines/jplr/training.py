@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.allocator import keep_few_products
+from baselines.common.parallel import Ranks
 from baselines.common.paths.epochs import Corpus
 from baselines.common.paths.sampled import Candidates, Scores, sampled_softmax
 from baselines.common.training import Fit, Schedule, annealed_step, bfloat16_pays, train
@@ -39,8 +40,15 @@ class NextEntity:
 
     def loss(self, steps: Steps, scores: Scores, candidates: Candidates) -> Tensor:
         """Mean over the steps, in which those of later hops weigh less."""
-        weights = torch.where(steps.hops == 0, 1.0, self._config.later_weight)
-        return sampled_softmax(scores, candidates, weights)
+        return sampled_softmax(scores, candidates, self._weights(steps.hops))
+
+    def weight(self, paths: Tensor) -> Tensor:
+        """What the steps of paths int64 ``[b, 2 h + 1]`` weigh together, a scalar."""
+        hops = torch.arange(paths.shape[1] // 2, device=paths.device)
+        return (self._weights(hops) * (paths[:, 2::2] >= 0)).sum()
+
+    def _weights(self, hops: Tensor) -> Tensor:
+        return torch.where(hops == 0, 1.0, self._config.later_weight)
 
 
 def scores_of(model: PathModel, states: Tensor, ids: Tensor) -> Scores:
@@ -97,6 +105,7 @@ def fit(
         lr=lr,
         decay=config.decay,
         warmup=config.warmup,
+        ranks=Ranks.of(ctx),
     )
     return train(
         model,

@@ -37,6 +37,7 @@ class KGGLM(TaskSubmission):
     """Pre-trains a model on walks over each KG; recommends by the paths that it finds from a user, and plugs its entity rows into the
     shared heads for the other tasks."""
 
+    data_parallel: ClassVar[bool] = True
     own_keys: ClassVar[frozenset[str]] = frozenset(
         config_keys(KgglmConfig, "kgglm_") | config_keys(KgeConfig, "kge_")
     )

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from baselines.common.parallel import Ranks
 from baselines.common.paths.epochs import Corpus, Sample, pieces
 from baselines.common.paths.graph import PathGraph
 from baselines.common.paths.random_numbers import stream
@@ -47,13 +49,21 @@ def fit_paths(
     )
     ctx.note(f"{description}: paths an epoch", len(corpus.paths))
     ctx.note(f"{description}: walks without a path", corpus.dropped)
+    ranks = Ranks.of(ctx)
+
+    def loss(paths: Tensor) -> Tensor:
+        part = ranks.part(len(paths))
+        own = paths[part.rows]
+        return part.weigh(model.loss(own), _tokens(own), _tokens(paths))
+
     step = annealed_step(
         model,
-        model.loss,
+        loss,
         steps=len(corpus) * epochs,
         lr=config.lr,
         decay=config.decay,
         warmup=config.warmup,
+        ranks=ranks,
     )
     return train(
         model,
@@ -65,6 +75,11 @@ def fit_paths(
         metric=metric,
         description=description,
     )
+
+
+def _tokens(paths: Tensor) -> Tensor:
+    """How many tokens the loss of paths is a mean over."""
+    return (paths[:, 1:] >= 0).sum()
 
 
 def fit_walks(

@@ -11,21 +11,27 @@ from torch.nn import functional
 from baselines.mudok.sequences import Packed
 
 
-def contrastive(z1: Tensor, z2: Tensor, temperature: float, same: Tensor | None = None) -> Tensor:
+def contrastive(
+    z1: Tensor, z2: Tensor, temperature: float, same: Tensor | None = None, own: Tensor | None = None
+) -> Tensor:
     """InfoNCE over cosines between two views ``[b, hidden]``, from the first to the second (arXiv 2104.08821, equation 1).
 
-    ``same`` bool ``[b, b]``: item j is no negative of item i.
+    ``same`` bool ``[b, b]``: item j is no negative of item i. ``own`` int64 ``[a]`` says which rows of ``z2`` are those of a shorter
+    ``z1 [a, hidden]`` (and ``same [a, b]``).
     """
     logits = functional.normalize(z1, dim=1) @ functional.normalize(z2, dim=1).T / temperature
-    return _diagonal_cross_entropy(logits, same)
+    return _own_cross_entropy(logits, same, own)
 
 
-def knowledge(h: Tensor, r: Tensor, t: Tensor, known: Tensor | None = None) -> Tensor:
+def knowledge(
+    h: Tensor, r: Tensor, t: Tensor, known: Tensor | None = None, own: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each triple's own tail under s_ij = <h_i * r_i, t_j>; ``h``, ``r``, ``t`` are ``[b, hidden]``.
 
-    ``known`` bool ``[b, b]``: tail j is no negative of triple i.
+    ``known`` bool ``[b, b]``: tail j is no negative of triple i. ``own`` int64 ``[a]`` says which rows of ``t`` are those of shorter
+    ``h`` and ``r`` ``[a, hidden]`` (and ``known [a, b]``).
     """
-    return _diagonal_cross_entropy((h * r) @ t.T, known)
+    return _own_cross_entropy((h * r) @ t.T, known, own)
 
 
 def known_tails(packed: Packed, tails: NDArray[np.int64]) -> Tensor:
@@ -56,10 +62,11 @@ def same_inputs(packed: Packed, text: Tensor) -> Tensor:
     return group[:, None] == group
 
 
-def _diagonal_cross_entropy(logits: Tensor, left_out: Tensor | None) -> Tensor:
+def _own_cross_entropy(logits: Tensor, left_out: Tensor | None, own: Tensor | None) -> Tensor:
     logits = logits.float()
-    rows = torch.arange(len(logits), device=logits.device)
+    if own is None:
+        own = torch.arange(len(logits), device=logits.device)
     if left_out is not None:
-        own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
-        logits = logits.masked_fill(left_out & ~own, float("-inf"))
-    return functional.cross_entropy(logits, rows)
+        others = left_out.scatter(1, own[:, None], False)
+        logits = logits.masked_fill(others, float("-inf"))
+    return functional.cross_entropy(logits, own)

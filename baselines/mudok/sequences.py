@@ -26,6 +26,22 @@ class Packed:
     order: NDArray[np.int64]
     groups: tuple[tuple[int, int], ...]
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sequence, int64."""
+        lengths: NDArray[np.int64] = np.repeat(*np.array(self.groups).T)
+        return lengths
+
+    def part(self, rows: slice) -> Packed:
+        """Some of the sequences."""
+        lengths = self.lengths
+        chosen = np.zeros(len(lengths), dtype=np.bool_)
+        chosen[rows] = True
+        tokens = np.repeat(chosen, lengths)
+        return Packed(
+            self.tokens[tokens], self.relations[tokens], self.order[chosen], _groups(lengths[chosen])
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
@@ -120,9 +136,13 @@ class Sequences:
         relations = np.zeros(n_tokens, dtype=np.int64)
         tokens[~is_item] = self.tails[source[~is_item]]
         relations[~is_item] = self.relations[source[~is_item]] + np.int64(1)
-        sizes, counts = np.unique(lengths, return_counts=True)
-        groups = tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
-        return Packed(tokens, relations, order.astype(np.int64), groups)
+        return Packed(tokens, relations, order.astype(np.int64), _groups(lengths))
+
+
+def _groups(lengths: NDArray[np.int64]) -> tuple[tuple[int, int], ...]:
+    """(length, count) of sorted lengths."""
+    sizes, counts = np.unique(lengths, return_counts=True)
+    return tuple(zip(sizes.tolist(), counts.tolist(), strict=True))
 
 
 def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:

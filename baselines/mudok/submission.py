@@ -16,6 +16,7 @@ from torch import Tensor
 
 from baselines.common.config import config_keys, read_config
 from baselines.common.encoders import resolve_encoder
+from baselines.common.parallel import Ranks
 from baselines.common.submission import TaskSubmission
 from baselines.common.text_table import text_features
 from baselines.common.training import prefixed
@@ -43,6 +44,7 @@ class _Place:
 class MuDoK(TaskSubmission):
     """Pre-trains an encoder over items and their attributes and plugs it, behind trainable codes, into the shared heads."""
 
+    data_parallel: ClassVar[bool] = True
     own_keys: ClassVar[frozenset[str]] = frozenset(config_keys(MudokConfig, "mudok_"))
 
     def __init__(self, params: Mapping[str, Any]) -> None:
@@ -138,13 +140,15 @@ class MuDoK(TaskSubmission):
             hashed_dim=config.text_dim,
         )
         texts = [text for kg in kgs for text in entity_texts(kg, item_keys=config.item_keys)]
-        features = text_features(
-            texts,
-            encoder,
-            cache=ctx.cache,
-            device=ctx.device,
-            progress=lambda blocks: ctx.progress(blocks, "entity texts"),
-        )
+        # The others find them in the cache.
+        with Ranks.of(ctx).first():
+            features = text_features(
+                texts,
+                encoder,
+                cache=ctx.cache,
+                device=ctx.device,
+                progress=lambda blocks: ctx.progress(blocks, "entity texts"),
+            )
         ctx.note("entity_text", encoder.name)
         ctx.note("entity_text_seconds", features.seconds)
         ctx.note("entity_text_cached", features.cached)

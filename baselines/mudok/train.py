@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.common.parallel import ALONE, Part, Ranks
 from baselines.common.training import Schedule, gradient_step, train
 from baselines.mudok.config import MudokConfig
 from baselines.mudok.encoder import Run, dropout
@@ -38,7 +39,8 @@ def pretrain_mudok(
     heads = sequences.heads
     _check(model, sequences, config, description)
     rng = np.random.default_rng(ctx.seed)
-    losses = PretrainingLoss(model, config)
+    ranks = Ranks.of(ctx)
+    losses = PretrainingLoss(model, config, ranks)
 
     def epoch() -> Iterator[Packed]:
         losses.forget()
@@ -52,7 +54,7 @@ def pretrain_mudok(
     train(
         model,
         epoch=epoch,
-        step=gradient_step(losses, torch.optim.Adam(model.parameters(), lr=config.lr)),
+        step=gradient_step(losses, torch.optim.Adam(model.parameters(), lr=config.lr), ranks=ranks),
         evaluate=None,
         schedule=Schedule(config.epochs),
         ctx=ctx,
@@ -65,10 +67,13 @@ def pretrain_mudok(
 
 class PretrainingLoss:
     """Called with packed items it gives ``contrastive_weight`` L_con + ``knowledge_weight`` L_kg, and remembers the means of both
-    since :meth:`forget`. A loss of weight 0 is not computed."""
+    since :meth:`forget`. A loss of weight 0 is not computed.
 
-    def __init__(self, model: MudokModel, config: MudokConfig) -> None:
-        self.model, self.config = model, config
+    Of several ranks each encodes its part of the items and contrasts it with those of all; the losses are its summands.
+    """
+
+    def __init__(self, model: MudokModel, config: MudokConfig, ranks: Ranks = ALONE) -> None:
+        self.model, self.config, self.ranks = model, config, ranks
         self._encode: Callable[[Tensor, Sequence[Run]], Tensor] = model.encoder
         if config.compile:
             self._encode = torch.compile(model.encoder, dynamic=True)
@@ -83,64 +88,75 @@ class PretrainingLoss:
 
     def means(self) -> dict[str, float]:
         """Mean of each computed loss over the batches seen."""
-        return {name: value.item() / self._steps for name, value in self._sums.items()}
+        return {name: self.ranks.add(value).item() / self._steps for name, value in self._sums.items()}
 
     def __call__(self, packed: Packed) -> Tensor:
         config, device = self.config, self.model.device
-        runs = [(length, count, self._read) for length, count in packed.groups]
+        part = self.ranks.part(len(packed.order))
+        own = packed if part.whole else packed.part(part.rows)
+        runs = [(length, count, self._read) for length, count in own.groups]
         if config.contrastive_weight > 0:
-            runs += [(length, count, 1) for length, count in packed.groups]
+            runs += [(length, count, 1) for length, count in own.groups]
         with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-            x = self.model.packed_inputs(packed)
-            views = x.expand(len(runs) // len(packed.groups), *x.shape)
+            x = self.model.packed_inputs(own)
+            views = x.expand(len(runs) // len(own.groups), *x.shape)
             x = dropout(views, config.dropout if self.model.training else 0.0).reshape(-1, x.shape[1])
             hidden = self._encode(x, runs)
         # Losses are float32 on all devices: cosines over a temperature need more digits than bfloat16 has.
         hidden = hidden.float()
-        lengths = np.repeat(*np.array(packed.groups).T)
+        lengths = own.lengths
         widths = np.minimum(lengths, self._read)
         first = np.cumsum(widths) - widths
         total = hidden.new_zeros(())
         if config.contrastive_weight > 0:
             second = widths.sum() + np.arange(len(lengths))
-            loss = self._contrastive(packed, hidden, np.concatenate([first, second]))
+            loss = self._contrastive(packed, part, hidden, np.concatenate([first, second]))
             total = total + config.contrastive_weight * self._note("contrastive", loss)
         if config.knowledge_weight > 0:
-            loss = self._knowledge(packed, hidden, first, lengths)
+            loss = self._knowledge(packed, part, hidden, first)
             total = total + config.knowledge_weight * self._note("knowledge", loss)
         self._steps += 1
         return total
 
-    def _contrastive(self, packed: Packed, hidden: Tensor, first: NDArray[np.int64]) -> Tensor:
-        """Of hidden states whose rows ``first`` are the items, in view 1 and then in view 2."""
+    def _contrastive(self, packed: Packed, part: Part, hidden: Tensor, first: NDArray[np.int64]) -> Tensor:
+        """Of hidden states whose rows ``first`` are the part's items, in view 1 and then in view 2."""
         z1, z2 = self.model.encoder.pool(_rows(hidden, first)).chunk(2)
+        places = torch.arange(part.n, device=hidden.device)[part.rows]
         same = None
         if self.config.mask_false_negatives:
-            same = same_inputs(packed, self.model.text).to(hidden.device)
-        return contrastive(z1, z2, self.config.temperature, same)
+            same = same_inputs(packed, self.model.text)[part.rows].to(hidden.device)
+        z2 = self.ranks.gathered(z2, part, places, part.n)
+        return part.weigh(contrastive(z1, z2, self.config.temperature, same, places))
 
-    def _knowledge(
-        self, packed: Packed, hidden: Tensor, first: NDArray[np.int64], lengths: NDArray[np.int64]
-    ) -> Tensor:
+    def _knowledge(self, packed: Packed, part: Part, hidden: Tensor, first: NDArray[np.int64]) -> Tensor:
         """Of view 1, whose items are rows ``first``. Items without the slots that it reads are left out."""
         tail_slot = self._read - 1
+        lengths = packed.lengths
         full = np.flatnonzero(lengths > tail_slot)
         if not len(full):
             return hidden.sum() * 0
         tail_tokens = (np.cumsum(lengths) - lengths)[full] + tail_slot
-        h = self.model.knowledge(_rows(hidden, first[full]))
-        t = self.model.knowledge(_rows(hidden, first[full] + tail_slot))
+        # Which of the full items are the part's, and which of the part's items these are.
+        mine = np.zeros(part.n, dtype=np.bool_)
+        mine[part.rows] = True
+        places, items = np.flatnonzero(mine[full]), np.flatnonzero((lengths > tail_slot)[part.rows])
+        h = self.model.knowledge(_rows(hidden, first[items]))
+        t = self.model.knowledge(_rows(hidden, first[items] + tail_slot))
         if self.config.variant == "paper":
-            r = self.model.relation_embedding(
-                torch.from_numpy(packed.relations[tail_tokens]).to(hidden.device)
-            )
+            relations = packed.relations[tail_tokens[places]]
+            r = self.model.relation_embedding(torch.from_numpy(relations).to(hidden.device))
         else:
-            r = _rows(hidden, first[full] + 1)
+            r = _rows(hidden, first[items] + 1)
+        own = torch.from_numpy(places).to(hidden.device)
+        t = self.ranks.gathered(t, part, own, len(full))
+        if not len(places):
+            # The others' gradients come through the gathered tails all the same.
+            return t.sum() * 0
         known = None
         if self.config.mask_false_negatives:
             tails = known_tails(packed, packed.tokens[tail_tokens])
-            known = tails[torch.from_numpy(full)].to(hidden.device)
-        return knowledge(h, r, t, known)
+            known = tails[torch.from_numpy(full[places])].to(hidden.device)
+        return part.weigh(knowledge(h, r, t, known, own), len(places), len(full))
 
     def _note(self, name: str, loss: Tensor) -> Tensor:
         self._sums[name] = self._sums.get(name, 0) + loss.detach()

@@ -17,16 +17,18 @@ def ask(
     tails: Tensor,
     config: MuldeConfig,
     generator: torch.Generator,
+    rows: slice = slice(None),
 ) -> Tensor:
-    """Entities int64 ``[b, k]`` that the Junior asks about for queries (heads, relations), ids int64 ``[b]``, in no order.
+    """Entities int64 ``[b, k]`` that the Junior asks about for queries (heads, relations), ids int64 ``[b]``, in no order; only for the
+    ``rows`` of the batch that are named.
 
     k = min(top_k, candidates). The true ``tails`` are asked about only where the Junior ranks them so high; they join a sampled pool.
     """
     n = junior.n_entities
     if config.asking == "random":
-        return draw_distinct(n, len(heads), config.top_k, generator)
+        return draw_distinct(n, len(heads), config.top_k, generator)[rows]
     with torch.no_grad():
-        query = junior.query(heads, relations)
+        query = junior.query(heads[rows], relations[rows])
         if n <= config.max_candidates:
             return best_positions(CandidateTable(junior), query, min(config.top_k, n))
         pool, repeated = draw_pool(n, config.pool, tails, generator)

@@ -20,6 +20,7 @@ class Mulde(KgeSubmission):
     """Parameters: ``kge_*`` of the Junior, ``teacher_*`` (the same fields) of the teachers, whose models ``mulde_teachers`` names,
     ``mulde_*`` of the method."""
 
+    data_parallel: ClassVar[bool] = True
     own_keys: ClassVar[frozenset[str]] = KgeSubmission.own_keys | frozenset(
         config_keys(KgeConfig, "teacher_") - {"teacher_model"} | config_keys(MuldeConfig, "mulde_")
     )

@@ -16,6 +16,7 @@ from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.tables import CandidateTable
 from baselines.common.kge.train import KgeConfig, create, epochs_of, loss_of, optimizer_of, train_kge
+from baselines.common.parallel import ALONE, Ranks
 from baselines.common.training import Schedule, gradient_step, one_thread, prefixed, train
 from baselines.mulde.asking import ask
 from baselines.mulde.config import MuldeConfig
@@ -105,13 +106,14 @@ def train_junior(
     """Train the Junior in place, with a Senior over ``teachers`` if there are any; both are left in their best state on valid."""
     device = torch.device(ctx.device)
     sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
-    hard = loss_of(junior, junior_config, sampler)
+    ranks = Ranks.of(ctx)
+    hard = loss_of(junior, junior_config, sampler, ranks)
     models = nn.ModuleList([junior])
     senior = None
     if teachers:
         senior = Senior(kg.n_relations, config).to(device)
         models.append(senior)
-        distillation = Distillation(junior, senior, teachers, config, ctx.seed + 2)
+        distillation = Distillation(junior, senior, teachers, config, ctx.seed + 2, ranks)
     epochs = epochs_of(with_reciprocals(kg.triples, kg.n_relations).to(device), junior_config, sampler)
 
     def epoch() -> Iterable[Tensor]:
@@ -128,7 +130,7 @@ def train_junior(
     fit = train(
         models,
         epoch=epoch,
-        step=gradient_step(loss, optimizer_of(parameters, junior_config)),
+        step=gradient_step(loss, optimizer_of(parameters, junior_config), ranks=ranks),
         evaluate=None if validation is None else lambda: validation.score(junior),
         schedule=Schedule(junior_config.epochs, junior_config.eval_every, junior_config.patience),
         ctx=ctx,
@@ -148,23 +150,32 @@ class Distillation:
     """
 
     def __init__(
-        self, junior: KgeModel, senior: Senior, teachers: list[KgeModel], config: MuldeConfig, seed: int
+        self,
+        junior: KgeModel,
+        senior: Senior,
+        teachers: list[KgeModel],
+        config: MuldeConfig,
+        seed: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.junior, self.senior, self.teachers, self.config = junior, senior, teachers, config
+        self.ranks = ranks
         self.tables = [CandidateTable(teacher) for teacher in teachers]
         self.generator = torch.Generator(device=junior.entities.device).manual_seed(seed)
         self.epoch = -1
 
     def loss(self, facts: Tensor) -> Tensor:
-        """L_senior + gamma L_soft of a batch of facts int64 ``[b, 3]``."""
+        """L_senior + gamma L_soft of a batch of facts int64 ``[b, 3]``; of several ranks, this one's summand."""
+        part = self.ranks.part(len(facts))
         heads, relations, tails = facts.unbind(1)
-        asked = ask(self.junior, heads, relations, tails, self.config, self.generator)
+        asked = ask(self.junior, heads, relations, tails, self.config, self.generator, part.rows)
+        heads, relations, tails = (ids[part.rows] for ids in (heads, relations, tails))
         answers = self.answers(heads, relations, asked)
         own = self.junior(heads, relations, asked)
         answer = self.senior(relations, own, answers, self.epoch)
         labels = (asked == tails[:, None]).to(own.dtype)
         soft = self.senior.soft_loss(answer, own)
-        return self.senior.hard_loss(answer, labels) + self.config.gamma * soft
+        return part.weigh(self.senior.hard_loss(answer, labels) + self.config.gamma * soft)
 
     @torch.no_grad()
     def answers(self, heads: Tensor, relations: Tensor, asked: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from kpi_bench.errors import SubmissionError
 class PKGM(TaskSubmission):
     """Frozen service vectors; link prediction is not answered."""
 
+    data_parallel: ClassVar[bool] = True
     own_keys: ClassVar[frozenset[str]] = frozenset(config_keys(PkgmConfig, "pkgm_"))
 
     def __init__(self, params: Mapping[str, Any]) -> None:

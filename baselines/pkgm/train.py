@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from baselines.common.kge.facts import batches
 from baselines.common.kge.knowledge import Knowledge
+from baselines.common.parallel import Ranks
 from baselines.common.training import Schedule, gradient_step, one_thread, train
 from baselines.pkgm.config import PkgmConfig
 from baselines.pkgm.model import PkgmModel
@@ -21,21 +22,24 @@ def train_pkgm(kg: Knowledge, config: PkgmConfig, ctx: Context, *, description: 
         SubmissionError: no triples, or the loss is NaN or infinite.
     """
     kg.require_triples(description)
-    device = torch.device(ctx.device)
+    device, ranks = torch.device(ctx.device), Ranks.of(ctx)
     generator = torch.Generator().manual_seed(ctx.seed)
     model = PkgmModel(kg.n_entities, kg.n_relations, config.dim, generator).to(device)
     sampler = torch.Generator(device=device).manual_seed(ctx.seed + 1)
     triples = torch.from_numpy(kg.triples).to(device)
 
     def loss(batch: Tensor) -> Tensor:
+        part = ranks.part(len(batch))
         corrupted = corrupt(batch, config.negatives, kg.n_entities, kg.n_relations, sampler)
-        return margin_loss(model, batch, corrupted, config.margin)
+        return part.weigh(margin_loss(model, batch[part.rows], corrupted[:, part.rows], config.margin))
 
     with one_thread(device):
         train(
             model,
             epoch=lambda: batches(triples, config.batch_size, sampler),
-            step=gradient_step(loss, torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)),
+            step=gradient_step(
+                loss, torch.optim.Adam(model.parameters(), lr=config.lr, fused=True), ranks=ranks
+            ),
             evaluate=None,
             schedule=Schedule(config.epochs),
             ctx=ctx,

@@ -17,6 +17,7 @@ from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.losses import binary, full_softmax, relation_loss, sampled_softmax
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.regularizers import REGULARIZERS, penalty
+from baselines.common.parallel import ALONE, Part, Ranks
 from baselines.common.training import Schedule, gradient_step, train
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -112,7 +113,7 @@ def train_kge(
     """
     kg.require_triples(description)
     seed = ctx.seed if seed is None else seed
-    device = torch.device(ctx.device)
+    device, ranks = torch.device(ctx.device), Ranks.of(ctx)
     model = create(config, kg.n_entities, kg.n_relations, seed).to(device)
     sampler = torch.Generator(device=device).manual_seed(seed + 1)
     facts = with_reciprocals(kg.triples, kg.n_relations).to(device)
@@ -120,7 +121,9 @@ def train_kge(
     fit = train(
         model,
         epoch=epochs_of(facts, config, sampler),
-        step=gradient_step(loss_of(model, config, sampler), optimizer_of(model.parameters(), config)),
+        step=gradient_step(
+            loss_of(model, config, sampler, ranks), optimizer_of(model.parameters(), config), ranks=ranks
+        ),
         evaluate=None if validation is None else lambda: validation.score(model),
         schedule=Schedule(config.epochs, config.eval_every, config.patience),
         ctx=ctx,
@@ -155,24 +158,30 @@ def adagrad(parameters: Iterable[Tensor], lr: float, *, sparse: bool = False) ->
     return torch.optim.Adagrad(chosen, lr=lr, fused=True if on_cpu and not sparse else None)
 
 
-def loss_of(model: KgeModel, config: KgeConfig, sampler: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """The loss of a batch of facts int64 ``[b, 3]``: main loss, relation prediction, regulariser."""
+def loss_of(
+    model: KgeModel, config: KgeConfig, sampler: torch.Generator, ranks: Ranks = ALONE
+) -> Callable[[Tensor], Tensor]:
+    """The loss of a batch of facts int64 ``[b, 3]``: main loss, relation prediction, regulariser; of several ranks, this one's summand."""
     main = {"softmax": _softmax, "sampled_softmax": _sampled_softmax, "binary": _binary}[config.loss]
 
-    def loss(facts: Tensor) -> Tensor:
-        value = main(model, facts, config, sampler)
+    def loss(batch: Tensor) -> Tensor:
+        part = ranks.part(len(batch))
+        facts = batch[part.rows]
+        value = main(model, facts, part, config, sampler)
         if config.relation_weight and isinstance(model, Bilinear):
             heads, relations, tails = facts.unbind(1)
             ends = model.rows(model.entities, heads), model.rows(model.entities, tails)
             value = value + config.relation_weight * relation_loss(model, *ends, model.relations, relations)
         if config.reg:
             value = value + config.reg * penalty(config.regularizer, model, facts)
-        return value
+        return part.weigh(value)
 
     return loss
 
 
-def _softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+def _softmax(
+    model: KgeModel, facts: Tensor, part: Part, config: KgeConfig, sampler: torch.Generator
+) -> Tensor:
     heads, relations, tails = facts.unbind(1)
     rows = torch.arange(len(facts), device=facts.device)
     if config.grouped:
@@ -189,7 +198,9 @@ def _softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.G
     return full_softmax(queries, table, rows, tails)
 
 
-def _sampled_softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+def _sampled_softmax(
+    model: KgeModel, facts: Tensor, part: Part, config: KgeConfig, sampler: torch.Generator
+) -> Tensor:
     heads, relations, tails = facts.unbind(1)
     drawn = _draw(model, (config.negatives,), sampler)
     query = model.query(heads, relations)
@@ -198,17 +209,22 @@ def _sampled_softmax(model: KgeModel, facts: Tensor, config: KgeConfig, sampler:
     return sampled_softmax(own, others, tails[:, None] == drawn, model.n_entities)
 
 
-def _binary(model: KgeModel, facts: Tensor, config: KgeConfig, sampler: torch.Generator) -> Tensor:
+def _binary(
+    model: KgeModel, facts: Tensor, part: Part, config: KgeConfig, sampler: torch.Generator
+) -> Tensor:
     heads, relations, tails = facts.unbind(1)
     query = model.query(heads, relations)
     own = model.scores(query, model.candidates(tails[:, None])).squeeze(1)
     if config.corrupt == "both":
-        query = model.query(_draw(model, (len(facts),), sampler), relations)
-    shape = (config.shared_negatives,) if config.shared_negatives else (len(facts), config.negatives)
-    others = model.scores(query, model.candidates(_draw(model, shape, sampler)))
+        query = model.query(_draw(model, (part.n,), sampler)[part.rows], relations)
+    if config.shared_negatives:
+        drawn = _draw(model, (config.shared_negatives,), sampler)
+    else:
+        drawn = _draw(model, (part.n, config.negatives), sampler)[part.rows]
+    others = model.scores(query, model.candidates(drawn))
     return binary(own, others, config.negatives)
 
 
 def _draw(model: KgeModel, shape: tuple[int, ...], sampler: torch.Generator) -> Tensor:
-    """Uniform entity ids; true answers among them are not filtered."""
+    """Uniform entity ids, the same on all ranks: those of whole batches. True answers among them are not filtered."""
     return torch.randint(model.n_entities, shape, generator=sampler, device=sampler.device)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.common.parallel import Ranks
 from baselines.common.paths.corpus import read_paths, write_paths
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -29,7 +30,7 @@ def pieces(numbers: NDArray[np.int64], repeats: int) -> Iterator[tuple[int, NDAr
 
 class Corpus:
     """The paths of a stage of training. They lie in one file that is written anew for each epoch (``resample``) or once; ``dropped`` walks
-    of the last writing found no path.
+    of the last writing found no path. Of several processes rank 0 writes, and all read.
 
     Raises:
         SubmissionError: no path was found.
@@ -50,7 +51,8 @@ class Corpus:
         self._batch_size, self._resample = batch_size, resample
         self._rng = np.random.default_rng(ctx.seed)
         self._device = torch.device(ctx.device)
-        self._epoch = 0
+        self._ranks = Ranks.of(ctx)
+        self._epoch, self.dropped = 0, 0
         self._draw()
         if len(self.paths) == 0:
             raise SubmissionError(f"{description}: no path was found; {advice}")
@@ -71,5 +73,7 @@ class Corpus:
 
     def _draw(self) -> None:
         self.paths = np.empty((0, 1), dtype=np.int32)  # lets go of the file before it is written again
-        self.dropped = write_paths(self._file, self._sample(self._epoch)).dropped
+        with self._ranks.first() as writes:
+            if writes:
+                self.dropped = write_paths(self._file, self._sample(self._epoch)).dropped
         self.paths = read_paths(self._file)

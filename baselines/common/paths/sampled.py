@@ -6,7 +6,7 @@ Under autocast the matrix products take bfloat16 numbers; softmax, sums and grad
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +57,10 @@ class Candidates:
         )
         expected = max(len(targets) - 1, 0) * frequency[ids] + len(uniform) / len(frequency)
         return cls(ids, places[: len(targets)], (counts / expected).log())
+
+    def asked(self, targets: Tensor) -> Candidates:
+        """The same candidates for some of the queries, those with int64 ``targets [k]``."""
+        return replace(self, columns=torch.searchsorted(self.ids, targets))
 
 
 def sampled_softmax(scores: Scores, candidates: Candidates, weights: Tensor | None = None) -> Tensor:
