@@ -9,11 +9,14 @@ import sys
 from collections.abc import Sequence
 
 from kpi_bench import __version__
+from kpi_bench.cli.bench import add_bench
 from kpi_bench.cli.board import add_leaderboard
 from kpi_bench.cli.data import add_data
 from kpi_bench.cli.evaluation import add_evaluate, add_score, add_submission, add_verify
 from kpi_bench.cli.explain import add_explain
 from kpi_bench.cli.hub import add_hub
+from kpi_bench.cli.plan import add_plan
+from kpi_bench.cli.tune import add_tune
 from kpi_bench.errors import KpiBenchError
 
 
@@ -52,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verbose", action="store_true", help="log what the libraries do")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_evaluate(commands)
+    add_plan(commands)
+    add_tune(commands)
     add_score(commands)
     add_verify(commands)
     add_explain(commands)
@@ -59,4 +64,5 @@ def _parser() -> argparse.ArgumentParser:
     add_data(commands)
     add_leaderboard(commands)
     add_hub(commands)
+    add_bench(commands)
     return parser

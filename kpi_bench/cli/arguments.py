@@ -37,6 +37,18 @@ def whole(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """A whole number, one or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def positive_or_zero(text: str) -> float:
+    """A finite number, not negative."""
+    return 0.0 if text.strip() in ("0", "0.0") else positive(text)
+
+
 def seeds(text: str) -> tuple[int, ...]:
     """Comma-separated seeds."""
     try:

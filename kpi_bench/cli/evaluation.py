@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kpi_bench.cli.arguments import names, params, positive, seeds
-from kpi_bench.errors import KpiBenchError, ResultError
+from kpi_bench.cli.arguments import count, names, params, positive, seeds
+from kpi_bench.cli.executor import add_executor, executor_for
+from kpi_bench.errors import KpiBenchError, ResultError, RunError
+
+if TYPE_CHECKING:
+    from kpi_bench.harness.supervise import Limits
 
 DEFAULT_OUT = Path("runs")
 
@@ -33,15 +38,6 @@ def add_evaluate(commands: Any) -> None:
     command.add_argument(
         "--seeds", type=seeds, default=(0, 1, 2), metavar="0,1,2", help="seeds (default 0,1,2)"
     )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
-    command.add_argument("--config", help="a named config of the submission, e.g. base")
-    command.add_argument(
-        "--param",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a parameter (VALUE as in TOML)",
-    )
     command.add_argument(
         "--out",
         type=Path,
@@ -62,59 +58,116 @@ def add_evaluate(commands: Any) -> None:
         help="take pre-training from another run: .../SUITE/NAME/pretrained",
     )
     command.add_argument(
+        "--timing",
+        type=count,
+        nargs="?",
+        const=5,
+        metavar="N",
+        help="after a task's run, time adapt and predict N times more with the first seed, everything warm (default N: 5)",
+    )
+    command.add_argument(
+        "--processes",
+        type=count,
+        default=1,
+        metavar="N",
+        help="pre-train in N processes that share every batch, where the submission can (default 1)",
+    )
+    command.add_argument(
+        "--tuned",
+        type=Path,
+        metavar="FILE",
+        help="run with the best parameters of this search.json (kpi-bench tune), and state the search's budget in the results",
+    )
+    add_running(command)
+    command.set_defaults(run=_evaluate)
+
+
+def add_running(command: argparse.ArgumentParser) -> None:
+    """How the runs of a submission are made."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default auto)")
+    command.add_argument("--config", help="a named config of the submission, e.g. base")
+    command.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a parameter (VALUE as in TOML)",
+    )
+    command.add_argument(
         "--time-limit", type=positive, metavar="S", help="seconds a run may take (default 14400)"
     )
     command.add_argument(
         "--memory-limit",
         type=positive,
         metavar="GB",
-        help="resident memory a run may take (default 90%% of the machine)",
+        help="resident memory a run may take (default 90%% of the machine; with ray its share of that)",
     )
     command.add_argument(
         "--online",
         action="store_true",
         help="let the submission reach the Hub (default: offline, from cache)",
     )
-    command.set_defaults(run=_evaluate)
+    add_executor(command)
+
+
+def limits_for(options: argparse.Namespace) -> Limits:
+    """The bounds of each run that the options of :func:`add_running` name."""
+    from kpi_bench.harness.evaluate import DEFAULT_SECONDS
+    from kpi_bench.harness.supervise import Limits, default_memory_limit
+
+    memory = int(options.memory_limit * 2**30) if options.memory_limit else None
+    if options.executor == "local":
+        memory = memory or default_memory_limit()
+    return Limits(options.time_limit or DEFAULT_SECONDS, memory)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
     from kpi_bench.harness.config import read_config
     from kpi_bench.harness.display import Display
-    from kpi_bench.harness.environment import resolve_device
-    from kpi_bench.harness.evaluate import DEFAULT_SECONDS, Options, evaluate
+    from kpi_bench.harness.evaluate import Options, evaluate
     from kpi_bench.harness.report import render_report
-    from kpi_bench.harness.supervise import Limits, default_memory_limit
+    from kpi_bench.harness.tuning.record import read_search
     from kpi_bench.suites.load import load_suite
 
     configs = [read_config(folder) for folder in options.submission]
+    search = read_search(options.tuned) if options.tuned else None
+    if search is not None and options.param:
+        raise RunError(
+            "--param and --tuned: the search has its own parameters; give --param to `kpi-bench tune`"
+        )
     suite = load_suite(options.suite)
-    memory = int(options.memory_limit * 2**30) if options.memory_limit else default_memory_limit()
     settings = Options(
         out=options.out,
         results=options.results or options.out / "results",
         seeds=options.seeds,
         tasks=options.tasks,
-        device=resolve_device(options.device),
         config=options.config,
         params=params(options.param),
         resume=options.resume,
         reuse_pretrained=options.reuse_pretrained,
         offline=not options.online,
-        limits=Limits(options.time_limit or DEFAULT_SECONDS, memory),
+        limits=limits_for(options),
+        rounds=options.timing,
+        processes=options.processes,
     )
     code = 0
-    for config in configs:
-        try:
-            with Display(f"{config.name} on {suite.name}") as display:
-                report = evaluate(config, suite, settings, display)
-        except KpiBenchError as error:
-            # One submission that cannot be started does not keep the others from their runs.
-            print(f"kpi-bench: {error}", file=sys.stderr)
-            code = 2
-            continue
-        print(render_report(report, settings.results))
-        code = max(code, int(bool(report.failures)))
+    with executor_for(options) as (executor, device):
+        settings = dataclasses.replace(settings, device=device)
+        for config in configs:
+            try:
+                if search is not None:
+                    row = config.row_name(options.config)
+                    best, info = search.tuned(row, options.config, suite.manifest.digest)
+                    settings = dataclasses.replace(settings, params=best, tuned=info)
+                with Display(f"{config.name} on {suite.name}") as display:
+                    report = evaluate(config, suite, settings, display, executor)
+            except KpiBenchError as error:
+                # One submission that cannot be started does not keep the others from their runs.
+                print(f"kpi-bench: {error}", file=sys.stderr)
+                code = 2
+                continue
+            print(render_report(report, settings.results))
+            code = max(code, int(bool(report.failures)))
     return code
 
 

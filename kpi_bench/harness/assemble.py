@@ -24,6 +24,7 @@ from kpi_bench.harness.results import (
     PredictionsInfo,
     ProtocolInfo,
     Result,
+    SearchInfo,
     Size,
     SubmissionInfo,
     SuiteInfo,
@@ -35,6 +36,7 @@ from kpi_bench.harness.results import (
     result_path,
     write_result,
 )
+from kpi_bench.harness.rounds import summarise_rounds, unsteady
 from kpi_bench.harness.scoring import RunScores
 from kpi_bench.harness.summarise import (
     mean_slices,
@@ -60,13 +62,14 @@ class ScoredRun:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What the runs of a result have in common: submission, parameters, code hash and suite."""
+    """What the runs of a result have in common: submission, parameters, code hash and suite; ``search`` found the parameters."""
 
     config: SubmissionConfig
     params: Mapping[str, Any]
     config_name: str | None
     sha256: str
     suite: Suite
+    search: SearchInfo | None = None
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,23 @@ def assemble_result(
     runs: Sequence[ScoredRun],
     pretraining: Sequence[RunRecord],
     prediction_hashes: Mapping[str, str],
+    timing: RunRecord | None = None,
 ) -> tuple[Result, pd.DataFrame | None]:
-    """A result over the seeds of ``runs``, and its per-query scores."""
+    """A result over the seeds of ``runs``, and its per-query scores; ``timing`` is a finished timing run."""
     records = [run.record for run in runs]
+    timed = [timing] if timing is not None else []
+    rounds = summarise_rounds(timing) if timing is not None else None
+    of_phases = summarise_timing(records, pretraining, [run.scoring for run in runs])
     costs = Costs(
-        timing=summarise_timing(records, pretraining, [run.scoring for run in runs]),
+        timing=dataclasses.replace(of_phases, rounds=rounds),
         memory=summarise_memory(records, pretraining),
         size=records[0].size or Size(),
         notes=summarise_notes(records),
-        site=common_site(records),
-        flags=run_flags(records, pretraining),
+        site=common_site([*pretraining, *timed, *records]),
+        flags=(
+            *run_flags([*records, *timed], pretraining),
+            *(("unsteady",) if rounds is not None and unsteady(rounds) else ()),
+        ),
     )
     seeds = tuple(record.key.seed for record in records)
     return scored_result(
@@ -190,6 +200,7 @@ def scored_result(
         predictions=PredictionsInfo(predictions_place(task.spec.name), prediction_hashes),
         queries_sha256=None,
         flags=(*costs.flags, *(("single_seed",) if len(seeds) == 1 else ())),
+        search=origin.search,
     )
     return result, queries
 
@@ -205,15 +216,25 @@ def write_with_queries(root: Path, result: Result, queries: pd.DataFrame | None)
 
 
 def common_site(records: Sequence[RunRecord]) -> RunSite:
-    """Where the runs were made; ``hw_id`` is null when they were made on different hardware, and so cannot be compared in cost."""
+    """Where the last run was made. When they were made on different hardware, and so cannot be compared in cost, ``hw_id`` is null and
+    ``hw_ids`` lists the machines."""
     site = records[-1].site
-    if len({record.site.hardware["hw_id"] for record in records}) > 1:
-        return dataclasses.replace(site, hardware={**site.hardware, "hw_id": None})
+    machines = sorted({str(record.site.hardware["hw_id"]) for record in records})
+    if len(machines) > 1:
+        return dataclasses.replace(site, hardware={**site.hardware, "hw_id": None, "hw_ids": machines})
     return site
 
 
 def run_flags(records: Sequence[RunRecord], pretraining: Sequence[RunRecord]) -> tuple[str, ...]:
-    """``resumed`` when the parts come from several sessions, ``reused_pretrained`` when pre-training was taken over."""
+    """``resumed`` when the parts come from several sessions, ``reused_pretrained`` when pre-training was taken over, ``shared_machine``
+    when wall times were taken where other runs may have been made at the same time, ``parallel_pretraining`` when several processes
+    pre-trained together."""
     reused = any(record.reused for record in pretraining)
     own = [record.session for record in (*records, *pretraining) if not record.reused]
-    return (*(("resumed",) if len(set(own)) > 1 else ()), *(("reused_pretrained",) if reused else ()))
+    flags = {
+        "resumed": len(set(own)) > 1,
+        "reused_pretrained": reused,
+        "shared_machine": any(record.shared for record in (*records, *pretraining)),
+        "parallel_pretraining": any(record.processes > 1 for record in pretraining),
+    }
+    return tuple(flag for flag, holds in flags.items() if holds)

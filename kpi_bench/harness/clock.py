@@ -21,13 +21,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Lap:
-    """One phase as measured: seconds, the queries it answered (predict), and the device's peak bytes."""
+    """One phase as measured: seconds, the queries it answered (predict), the device's peak bytes, and which timing round it is of
+    (0: the warm-up; None: the run itself)."""
 
     phase: str
     wall_s: float
     cpu_s: float
     queries: int | None = None
     peak_device: int | None = None
+    round: int | None = None
 
 
 class ProcessMeter:

@@ -35,7 +35,7 @@ class Display:
             transient=not self.console.is_terminal,
         )
         self._runs = self._progress.add_task(title, total=None, status="")
-        self._current = ""
+        self._current: dict[tuple[str | None, int], str] = {}
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -50,25 +50,30 @@ class Display:
         self._progress.update(self._runs, total=runs)
 
     def started(self, task: str | None, seed: int) -> None:
-        self._current = f"{task or 'pretrain'} seed {seed}"
-        self._status("")
+        self._status((task, seed), "")
 
     def message(self, message: Message) -> None:
-        kind = message["kind"]
+        kind, run = message["kind"], (message["task"], message["seed"])
         if kind == "begin":
-            self._status(str(message["phase"]))
+            timed = f" of timing round {message['round']}" if "round" in message else ""
+            self._status(run, f"{message['phase']}{timed}")
         elif kind == "curve":
-            self._status(f"step {message['step']}: {message['metric']} {message['value']:.4f}")
+            self._status(run, f"step {message['step']}: {message['metric']} {message['value']:.4f}")
         elif kind == "progress":
             total = f"/{message['total']}" if message.get("total") else ""
-            self._status(f"{message['description']} {message['done']}{total}")
+            self._status(run, f"{message['description']} {message['done']}{total}")
 
     def finished(self, outcome: Outcome) -> None:
         self._progress.advance(self._runs)
+        self._current.pop((outcome.task, outcome.seed), None)
         if outcome.error is None or outcome.blocked:
             return
         self.console.print(f"[red]failed[/red] {outcome.task or 'pretrain'} seed {outcome.seed}: ", end="")
         self.console.print(outcome.error, markup=False, highlight=False)
 
-    def _status(self, text: str) -> None:
-        self._progress.update(self._runs, status=f"[dim]{escape(f'{self._current} {text}')}[/dim]")
+    def _status(self, run: tuple[str | None, int], text: str) -> None:
+        task, seed = run
+        self._current[run] = text
+        beside = f" ({len(self._current)} under way)" if len(self._current) > 1 else ""
+        line = f"{task or 'pretrain'} seed {seed} {text}{beside}"
+        self._progress.update(self._runs, status=f"[dim]{escape(line)}[/dim]")

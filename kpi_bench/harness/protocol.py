@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,9 @@ class Context:
     ``device`` is a torch device name (``cpu``, ``cuda:0``). ``scratch`` is empty at the start of a run and deleted after it.
     ``cache`` is shared by the runs of one row, for files that depend on public inputs alone and are named by their content (text
     features); None where nothing can be kept. What a run finds there it has not paid for: say so with :meth:`note`.
+
+    ``world_size`` processes pre-train together (``--processes``), of which this one is ``rank``: docs/scale.md. They share scratch and
+    cache; what ranks above 0 report is dropped.
     """
 
     seed: int
@@ -114,6 +117,8 @@ class Context:
     graphs: Mapping[str, KnowledgeGraph]
     report: Reporter = silent
     cache: Path | None = None
+    rank: int = 0
+    world_size: int = 1
 
     def log(self, step: int, value: float, metric: str = "valid") -> None:
         """Add a point (now, step, value) to the learning curve; ``value`` is a score on valid, higher or lower as ``metric`` says.
@@ -155,9 +160,13 @@ class Context:
 class Submission:
     """Base class of a submission. ``params`` is the ``[params]`` table of ``submission.toml``, with the suite's overrides.
 
-    The harness makes one instance a run and calls, in this order: ``pretrain`` (once a suite and seed, in a process of its own,
-    followed by ``save_pretrained``) or ``load_pretrained``; ``adapt``; ``predict``; ``parameters`` and ``export``.
+    The harness makes one instance a run (with ``--timing`` one a round, in one process) and calls, in this order: ``pretrain`` (once a suite
+    and seed, in a process of its own, followed by ``save_pretrained``) or ``load_pretrained``; ``adapt``; ``predict``; ``parameters`` and ``export``.
+
+    ``data_parallel`` says that ``pretrain`` may be called in several processes at once, each with its own ``ctx.rank``; rank 0 then saves.
     """
+
+    data_parallel: ClassVar[bool] = False
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.params = dict(params)

@@ -21,7 +21,8 @@ RECORD = "run.json"
 class RunKey:
     """What a run depends on. A record with an equal key need not be run again. ``task`` is None for pre-training.
 
-    ``pretraining`` is the session of the pre-training that the run started from, None without one.
+    ``pretraining`` is the session of the pre-training that the run started from, None without one; ``rounds`` how many a timing run has;
+    ``processes`` how many pre-trained together.
     """
 
     submission: str
@@ -33,6 +34,8 @@ class RunKey:
     device: str
     pretraining: str | None = None
     kpi_bench: str = __version__
+    rounds: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ class RunSite:
 @dataclass(frozen=True)
 class RunRecord:
     """One finished or failed run. ``session`` identifies the evaluation that made it, ``reused`` marks pre-training taken from elsewhere,
-    ``explained`` a run that wrote explanations beside its predictions."""
+    ``explained`` a run that wrote explanations beside its predictions, ``shared`` one that other runs may have been made beside. A timing run
+    has ``rounds`` in place of ``laps``, and the speeds of the machine before and after them (``calibrate``)."""
 
     key: RunKey
     session: str
@@ -62,6 +66,10 @@ class RunRecord:
     error: str | None = None
     reused: bool = False
     explained: bool = False
+    shared: bool = False
+    rounds: tuple[Lap, ...] = ()
+    calibrations: tuple[Mapping[str, float], ...] = ()
+    processes: int = 1
 
     @property
     def done(self) -> bool:
@@ -77,6 +85,10 @@ class RunFolders:
     def run(self, task: str, seed: int) -> Path:
         """Record and log of one run."""
         return self.root / "runs" / task / f"seed{seed}"
+
+    def timing(self, task: str, seed: int) -> Path:
+        """Record and log of a timing run."""
+        return self.root / "timing" / task / f"seed{seed}"
 
     def pretrained(self, seed: int) -> Path:
         """Record, log and state of one pre-training."""

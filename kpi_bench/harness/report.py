@@ -24,7 +24,9 @@ def render_report(report: Report, results: Path) -> str:
     lines.append(
         f"{report.submission} on {report.suite}: {len(done)} of {len(report.outcomes)} runs done{kept}; {report.wall_s:.1f} s in all"
     )
-    if report.submission_s > 0:
+    if report.side_by_side and report.submission_s > 0:
+        lines[-1] += f", for {report.submission_s:.1f} s of the submission's phases side by side"
+    elif report.submission_s > 0:
         lines[-1] += f", {report.overhead:.1%} outside of the submission's phases"
     if report.results:
         lines.append(f"results: {results}")

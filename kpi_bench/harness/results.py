@@ -97,6 +97,33 @@ class PhaseTiming:
 
 
 @dataclass(frozen=True)
+class RoundTiming:
+    """Seconds of one phase in each timed round, their median and interquartile range (linear between order statistics); the warm-up's
+    stand apart. ``gpu_s`` as in :class:`PhaseTiming`."""
+
+    wall_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+    gpu_s: tuple[float, ...] | None
+    median_wall_s: float
+    iqr_wall_s: float
+    warm_up_wall_s: float
+    warm_up_cpu_s: float
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """``adapt`` and ``predict`` of one seed, repeated in one process where everything is warm (docs/timing.md).
+
+    ``phases`` by name; ``queries`` is what each round answers; ``calibration`` holds the speeds of the machine right before and after.
+    """
+
+    seed: int
+    phases: Mapping[str, RoundTiming]
+    queries: int
+    calibration: tuple[Mapping[str, float], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
 class CurvePoint:
     """A point of the learning curve: seconds into adapt (or pretrain), the submission's step, its score on valid."""
 
@@ -109,12 +136,18 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Timing:
-    """Phases (load, pretrain, adapt, predict, score), learning curves and throughput by seed; ``harness_s`` is a run's wall time outside of its phases."""
+    """Phases (load, pretrain, adapt, predict, score), learning curves and throughput by seed; ``harness_s`` is a run's wall time outside of its phases.
+
+    ``rounds`` is null where the phases were not timed again, and absent from results made before that could be asked for.
+    ``processes`` pre-trained together; absent from results made when it was always one.
+    """
 
     phases: Mapping[str, PhaseTiming]
     curves: tuple[tuple[CurvePoint, ...], ...]
     queries_per_s: tuple[float, ...]
     harness_s: tuple[float, ...]
+    rounds: Rounds | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -145,6 +178,33 @@ class PredictionsInfo:
 
 
 @dataclass(frozen=True)
+class SearchInfo:
+    """The search that chose the parameters (`kpi-bench tune`): its budget, and what it looked at; ``best`` is the number of the trial taken.
+
+    ``trials`` are all that were begun (finished, pruned, failed), ``seconds`` the wall time of their runs together. ``value`` is what
+    the best trial reached on the valid splits of ``tasks``. ``source_sha256`` is the code that was searched for.
+    """
+
+    trials: int
+    finished: int
+    pruned: int
+    failed: int
+    seconds: float
+    sampler: str
+    pruner: str | None
+    seed: int
+    seeds: tuple[int, ...]
+    tasks: tuple[str, ...]
+    parameters: tuple[str, ...]
+    objective: str
+    value: float
+    best: int
+    space_sha256: str
+    suite_sha256: str
+    source_sha256: str
+
+
+@dataclass(frozen=True)
 class VariantScores:
     """Metrics of a variant of the task (``dedup``, ``cold``, ``mudok``): mean over seeds and per-seed values."""
 
@@ -153,7 +213,10 @@ class VariantScores:
 
 @dataclass(frozen=True)
 class Result:
-    """One submission on one task of one suite. The classes above say what each field holds."""
+    """One submission on one task of one suite. The classes above say what each field holds.
+
+    ``search`` is None where the parameters are those of ``submission.toml`` or the command line, and absent from older results.
+    """
 
     run_id: str
     created: str
@@ -178,6 +241,7 @@ class Result:
     queries_sha256: str | None
     flags: tuple[str, ...] = field(default_factory=tuple)
     schema_version: int = SCHEMA_VERSION
+    search: SearchInfo | None = None
 
     @property
     def main(self) -> MetricSummary:

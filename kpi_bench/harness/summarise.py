@@ -109,7 +109,8 @@ def summarise_timing(
     if pretraining:
         curves = [(*before.curve, *curve) for before, curve in zip(pretraining, curves, strict=True)]
     outside = tuple(run.wall_s - sum(lap.wall_s for lap in run.laps.values()) for run in runs)
-    return Timing(phases, tuple(curves), rates, outside)
+    processes = max((record.processes for record in pretraining), default=1)
+    return Timing(phases, tuple(curves), rates, outside, processes=processes)
 
 
 def summarise_memory(runs: Sequence[RunRecord], pretraining: Sequence[RunRecord]) -> Memory:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from kpi_bench._schema import encode
 from kpi_bench.errors import RunError
 from kpi_bench.harness.channel import Channel, Message
 from kpi_bench.harness.clock import Lap, ProcessMeter, Reading
+from kpi_bench.harness.ranks import thread_shares
 from kpi_bench.harness.results import CurvePoint, Size
 from kpi_bench.harness.worker import Job
 
@@ -60,6 +61,7 @@ class JobRecord:
     """What the parent measured and the child reported."""
 
     laps: dict[str, Lap] = field(default_factory=dict)
+    rounds: list[Lap] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
     size: Size | None = None
@@ -110,8 +112,11 @@ def run_job(
     limits: Limits | None = None,
     offline: bool = True,
     on_message: Progress | None = None,
+    search: Sequence[str] | None = None,
 ) -> JobRecord:
     """Run ``job`` and wait for its end. ``folder`` receives ``job.json`` and ``run.log`` (the child's output).
+
+    ``search`` are the folders that the child imports from before its own (default: those of this process).
 
     A failure of any kind (exception, crash, time or memory limit) is not raised: it is the record's ``error``.
     """
@@ -131,7 +136,11 @@ def run_job(
         process = subprocess.Popen(
             command,
             cwd=scratch,
-            env=_with_import_path(child_environment(scratch, offline=offline)),
+            env={
+                **child_environment(scratch, offline=offline),
+                **thread_shares(job.processes, os.environ),
+                "PYTHONPATH": os.pathsep.join(import_path() if search is None else search),
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -170,11 +179,10 @@ def _last_words(log: Path) -> str:
     return f" (log: {log}" + (f"; it ends: {lines[-1].strip()[:200]})" if lines else ")")
 
 
-def _with_import_path(env: dict[str, str]) -> dict[str, str]:
-    """Let the child import what this process can (a checkout that is not installed, for one)."""
+def import_path() -> tuple[str, ...]:
+    """Folders that this process imports from: a child can then import what it can (a checkout that is not installed, for one)."""
     known = [path for path in sys.path if path and Path(path).is_dir()]
-    here = [str(Path.cwd())] if "" in sys.path else []
-    return {**env, "PYTHONPATH": os.pathsep.join([*here, *known])}
+    return (*([str(Path.cwd())] if "" in sys.path else []), *known)
 
 
 class _Watch:
@@ -197,6 +205,7 @@ class _Watch:
         self._record = JobRecord()
         self._phase: str | None = None
         self._queries: int | None = None
+        self._round: int | None = None
         self._begun = Reading(0.0, 0.0)
         self._finished = False
 
@@ -252,6 +261,7 @@ class _Watch:
         kind = message.get("kind")
         if kind == "begin":
             self._phase, self._queries = str(message["phase"]), message.get("queries")
+            self._round = message.get("round")
             self._begun = self._meter.read()
             self._channel.send({})
         elif kind == "end":
@@ -284,17 +294,19 @@ class _Watch:
         self._meter.sample_memory()
         if self._phase is None:
             raise RunError("the child ended a phase that it had not begun")
-        lap = Lap(
-            self._phase, now.wall - self._begun.wall, now.cpu - self._begun.cpu, self._queries, peak_device
-        )
-        self._record.laps[self._phase] = lap
+        wall, cpu = now.wall - self._begun.wall, now.cpu - self._begun.cpu
+        lap = Lap(self._phase, wall, cpu, self._queries, peak_device, self._round)
+        if self._round is None:
+            self._record.laps[self._phase] = lap
+        else:
+            self._record.rounds.append(lap)
         if peak_device is not None:
             self._record.peak_device = max(peak_device, self._record.peak_device or 0)
         self._phase = None
 
     def _where(self) -> str:
         if self._phase is not None:
-            return self._phase
+            return self._phase if self._round is None else f"{self._phase} of timing round {self._round}"
         done = list(self._record.laps)
         return f"the time after {done[-1]}" if done else "the start"
 

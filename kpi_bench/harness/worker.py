@@ -7,6 +7,8 @@ secrets; clocks, labels and results belong to the parent.
 from __future__ import annotations
 
 import ctypes
+import gc
+import shutil
 import signal
 import sys
 import traceback
@@ -25,15 +27,17 @@ from kpi_bench.harness.channel import Channel
 from kpi_bench.harness.config import load_class, read_config
 from kpi_bench.harness.explanations import write_paths
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
-from kpi_bench.harness.protocol import Context, LazyGraphs, Submission
+from kpi_bench.harness.protocol import Context, LazyGraphs, Predictions, Queries, Submission, silent
+from kpi_bench.harness.ranks import Others, device_of, own_rank
 from kpi_bench.harness.withhold import read_queries
 from kpi_bench.suites.suite import Suite, open_suite
-from kpi_bench.suites.task import TaskKind
+from kpi_bench.suites.task import Task, TaskKind
 
 # What a submission may send through its context; the other kinds are the harness's own.
 REPORTS = ("curve", "note", "progress")
 PR_SET_PDEATHSIG = 1
 PRETRAINS = "pretrains"
+DATA_PARALLEL = "data_parallel"
 
 
 class Action(StrEnum):
@@ -42,13 +46,15 @@ class Action(StrEnum):
     INSPECT = "inspect"
     PRETRAIN = "pretrain"
     ADAPT = "adapt"
+    TIME = "time"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do: look at the class, pre-train, or adapt to and predict one task. Paths are absolute.
+    """What a child is to do: look at the class, pre-train, adapt to and predict one task, or do so again and again. Paths are absolute.
 
-    ``kinds`` are those of the suite's tasks that the submission answers, whichever of them are run.
+    ``kinds`` are those of the suite's tasks that the submission answers, whichever of them are run. ``rounds`` are to be timed, after
+    one more as a warm-up (action ``time``). ``processes`` pre-train together.
     """
 
     action: Action
@@ -64,44 +70,46 @@ class Job:
     pretrained: str | None
     output: str
     export: str
+    rounds: int = 0
+    processes: int = 1
 
 
 class Worker:
     """State of one job in the child."""
 
-    def __init__(self, job: Job, channel: Channel) -> None:
+    def __init__(self, job: Job, channel: Channel, others: Others | None = None) -> None:
         self.job = job
         self.channel = channel
+        self.others = others
+        self.rank = own_rank()
+        self.device = device_of(job.device, self.rank)
 
     def run(self) -> None:
         """Do the job, phase by phase."""
         if self.job.action is Action.INSPECT:
             cls = load_class(read_config(Path(self.job.submission)))
             pretrains = cls.pretrains(frozenset(self.job.kinds))
-            self.channel.send({"kind": "note", "key": PRETRAINS, "value": pretrains})
+            for key, value in ((PRETRAINS, pretrains), (DATA_PARALLEL, bool(cls.data_parallel))):
+                self.channel.send({"kind": "note", "key": key, "value": value})
+            return
+        if self.job.action is Action.TIME:
+            for number in range(self.job.rounds + 1):
+                self._time(number)
             return
         with self.phase("load"):
-            cls = load_class(read_config(Path(self.job.submission)))
-            seed_everything(self.job.seed, self.job.device)
-            submission = cls(self.job.params)
-            suite = open_suite(Path(self.job.suite))
-            context = self._context(suite)
-            task = suite.task(self.job.task) if self.job.task else None
-            if task is not None and self.job.pretrained:
-                submission.load_pretrained(Path(self.job.pretrained))
+            suite, task, submission, context = self._load(Path(self.job.scratch))
+            if self.others is not None:
+                self.others.wait_until("ready")
         if task is None:
             with self.phase("pretrain"):
+                if self.others is not None:
+                    self.others.begin()
                 submission.pretrain(context.graphs, context)
+                if self.others is not None:
+                    self.others.wait_until("done")
             submission.save_pretrained(Path(self.job.output))
             return
-        with self.phase("adapt"):
-            submission.adapt(task, context)
-        queries = read_queries(suite.folder, task)
-        with self.phase("predict", queries=len(queries)):
-            answer = submission.predict(task, queries, context)
-            if task.spec.kind is TaskKind.LINK_PREDICTION:
-                # Blocks are made as they are consumed, so writing them is part of predicting.
-                write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        queries, answer = self._adapt_and_predict(suite, task, submission, context)
         if task.spec.kind is not TaskKind.LINK_PREDICTION:
             write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
         if isinstance(answer, ExplainedTopK):
@@ -112,6 +120,49 @@ class Worker:
             write_predictions(
                 Path(self.job.output), MUDOK, task, unmasked, submission.predict(task, unmasked, context)
             )
+
+    def follow(self) -> None:
+        """Pre-train as a rank above 0; what was learned is saved by rank 0."""
+        _, _, submission, context = self._load(Path(self.job.scratch))
+        self.channel.send({"kind": "ready", "rank": self.rank})
+        sys.stdin.read()  # its end is rank 0's word to begin
+        submission.pretrain(context.graphs, context)
+
+    def _load(self, scratch: Path) -> tuple[Suite, Task | None, Submission, Context]:
+        cls = load_class(read_config(Path(self.job.submission)))
+        seed_everything(self.job.seed, self.job.device)
+        submission = cls(self.job.params)
+        suite = open_suite(Path(self.job.suite))
+        task = suite.task(self.job.task) if self.job.task else None
+        if task is not None and self.job.pretrained:
+            submission.load_pretrained(Path(self.job.pretrained))
+        return suite, task, submission, self._context(suite, scratch)
+
+    def _adapt_and_predict(
+        self, suite: Suite, task: Task, submission: Submission, context: Context, **facts: Any
+    ) -> tuple[Queries, Predictions]:
+        with self.phase("adapt", **facts):
+            submission.adapt(task, context)
+        queries = read_queries(suite.folder, task)
+        with self.phase("predict", queries=len(queries), **facts):
+            answer = submission.predict(task, queries, context)
+            if task.spec.kind is TaskKind.LINK_PREDICTION:
+                # Blocks are made as they are consumed, so writing them is part of predicting.
+                write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        return queries, answer
+
+    def _time(self, number: int) -> None:
+        """One round: what the run did from ``load`` to ``predict``, with a new instance, suite and scratch folder; 0 is the warm-up."""
+        gc.collect()
+        scratch, answers = Path(self.job.scratch) / f"round{number}", Path(self.job.output).parent
+        for folder in (scratch, answers):
+            folder.mkdir(parents=True, exist_ok=True)
+        suite, task, submission, context = self._load(scratch)
+        if task is None:
+            raise RunError("only a task can be timed; the job names none")
+        self._adapt_and_predict(suite, task, submission, context, round=number)
+        shutil.rmtree(scratch)
+        shutil.rmtree(answers)
 
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
@@ -126,7 +177,7 @@ class Worker:
         self.channel.send(message)
         self.channel.receive()
 
-    def _context(self, suite: Suite) -> Context:
+    def _context(self, suite: Suite, scratch: Path) -> Context:
         def report(kind: str, **values: Any) -> None:
             if kind not in REPORTS:
                 raise SubmissionError(f"a submission reports {', '.join(REPORTS)} only, not {kind!r}")
@@ -135,11 +186,13 @@ class Worker:
         graphs = LazyGraphs(suite.graph_names(), suite.graph)
         return Context(
             self.job.seed,
-            self.job.device,
-            Path(self.job.scratch),
+            self.device,
+            scratch,
             graphs,
-            report,
+            report if self.rank == 0 else silent,
             Path(self.job.cache),
+            self.rank,
+            self.job.processes,
         )
 
     def _report_size(self, submission: Submission) -> None:
@@ -207,15 +260,22 @@ def main() -> int:
     job = decode(Job, read_json(Path(sys.argv[1])), sys.argv[1], RunError)
     channel = Channel.from_fd(int(sys.argv[2]))
     end_with_parent()
+    rank, others = own_rank(), None
+    about = {"rank": rank} if rank else {}
     try:
-        Worker(job, channel).run()
+        if rank:
+            Worker(job, channel).follow()
+        else:
+            others = Others(Path(sys.argv[1]), job.processes, channel) if job.processes > 1 else None
+            Worker(job, channel, others).run()
     except Exception as error:
         # The boundary to foreign code: whatever it raises becomes a message to the parent, with its traceback in the log.
         traceback.print_exc()
-        name = "" if isinstance(error, KpiBenchError) else f"{type(error).__name__}: "
-        channel.send({"kind": "failed", "error": f"{name}{error}", "where": _last_frame(error)})
+        if others is None or not others.failed():
+            name = "" if isinstance(error, KpiBenchError) else f"{type(error).__name__}: "
+            channel.send({"kind": "failed", "error": f"{name}{error}", "where": _last_frame(error), **about})
         return 1
-    channel.send({"kind": "done"})
+    channel.send({"kind": "done", **about})
     return 0
 
 

@@ -20,6 +20,7 @@ from kpi_bench.evaluators.intervals import t_interval
 from kpi_bench.evaluators.metrics import metric
 from kpi_bench.harness.config import SubmissionKind, check_name
 from kpi_bench.harness.results import MetricSummary, Result, read_result
+from kpi_bench.harness.rounds import spread, unsteady
 from kpi_bench.harness.verify import FLAG
 from kpi_bench.leaderboard.load import StoredResult, stored_queries
 from kpi_bench.leaderboard.queries import read_queries
@@ -27,7 +28,16 @@ from kpi_bench.suites.task import TaskKind
 
 Severity = Literal["error", "warning", "note"]
 
-FLAGS = ("resumed", "single_seed", "self_reported", "reused_pretrained", FLAG)
+FLAGS = (
+    "resumed",
+    "single_seed",
+    "self_reported",
+    "reused_pretrained",
+    "shared_machine",
+    "parallel_pretraining",
+    "unsteady",
+    FLAG,
+)
 LARGEST = 16 * 2**20
 """Bytes that a result file may have; the largest so far has a tenth of a megabyte."""
 TOLERANCE = 1e-9
@@ -71,7 +81,13 @@ def check_file(path: Path, rules: Rules) -> tuple[StoredResult | None, list[Find
     except (ResultError, OSError, ValueError, RecursionError) as error:
         add("error", "schema", str(error))
         return None, findings
-    for part in (_suite(result, rules), _head(result, rules), _numbers(result), _measures(result)):
+    for part in (
+        _suite(result, rules),
+        _head(result, rules),
+        _numbers(result),
+        _measures(result),
+        _rounds(result),
+    ):
         for finding in part:
             add(*finding)
     queries = None
@@ -255,10 +271,54 @@ def _measures(result: Result) -> _Part:
     }
     for name, phase in result.timing.phases.items():
         numbers[f"timing.phases.{name}"] = (*phase.wall_s, *phase.cpu_s, *(phase.gpu_s or ()))
+    if (rounds := result.timing.rounds) is not None:
+        numbers["timing.rounds.queries"] = (rounds.queries,)
+        for name, timed in rounds.phases.items():
+            numbers[f"timing.rounds.phases.{name}"] = (
+                *timed.wall_s,
+                *timed.cpu_s,
+                *(timed.gpu_s or ()),
+                timed.warm_up_wall_s,
+                timed.warm_up_cpu_s,
+            )
+        for place, speeds in enumerate(rounds.calibration):
+            numbers[f"timing.rounds.calibration[{place}]"] = tuple(speeds.values())
     for field, values in numbers.items():
         impossible = [value for value in values if not 0 <= value <= CEILING]
         if impossible:
             yield "error", field, f"{impossible[0]} is outside 0..{CEILING:g}"
+
+
+def _rounds(result: Result) -> _Part:
+    """Timed rounds: complete, and what is stated of them follows from them."""
+    rounds = result.timing.rounds
+    if rounds is None:
+        if "unsteady" in result.flags:
+            yield "error", "flags", "unsteady does not go with a result without timing rounds"
+        return
+    if rounds.seed not in result.seeds:
+        yield "error", "timing.rounds.seed", f"{rounds.seed} is none of {list(result.seeds)}"
+    if set(rounds.phases) != {"adapt", "predict"} or {len(p.wall_s) for p in rounds.phases.values()} & {0}:
+        yield "error", "timing.rounds.phases", "wanted are adapt and predict, each timed at least once"
+        return
+    if len({len(v) for p in rounds.phases.values() for v in (p.wall_s, p.cpu_s, p.gpu_s or p.wall_s)}) > 1:
+        yield "error", "timing.rounds.phases", "not every list has one value a round"
+    for name, timed in rounds.phases.items():
+        stated = (timed.median_wall_s, timed.iqr_wall_s)
+        for found, what, own in zip(
+            spread(timed.wall_s), ("median_wall_s", "iqr_wall_s"), stated, strict=True
+        ):
+            if not isclose(own, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                yield "error", f"timing.rounds.phases.{name}.{what}", f"is {own}, that of its rounds {found}"
+    before, after = rounds.calibration
+    if before.keys() != after.keys() or not before:
+        yield "error", "timing.rounds.calibration", "the two must be of the same kernels"
+    elif unsteady(rounds) != ("unsteady" in result.flags):
+        yield (
+            "error",
+            "flags",
+            f"unsteady must {'' if unsteady(rounds) else 'not '}be there: see timing.rounds.calibration",
+        )
 
 
 def _listed(interval: tuple[float, float] | None) -> str:

@@ -57,6 +57,11 @@ def cost(column: str, value: float | None) -> str:
     return _significant(value)
 
 
+def search(trials: int, seconds: float) -> str:
+    """The budget of a search for parameters: ``12 trials, 109 s``."""
+    return f"{trials} trials, {_significant(seconds)} s" if trials else ABSENT
+
+
 def _count(value: float) -> str:
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:

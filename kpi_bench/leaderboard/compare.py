@@ -18,6 +18,7 @@ from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, Costs, costs_of,
 from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
 from kpi_bench.leaderboard.pairwise import ALPHA
 from kpi_bench.leaderboard.queries import QueryScores, classes_of, read_queries, same_queries
+from kpi_bench.leaderboard.targets import target_of
 
 N_PERMUTATIONS = 10_000
 
@@ -97,7 +98,9 @@ def compare(results: Results, a: str, b: str, suite: str) -> Comparison:
         tasks=tuple(_task(of_a[task], of_b[task], tests[task], adjusted.get(task)) for task in shared),
         only_a=tuple(task for task in of_a if task not in of_b),
         only_b=tuple(task for task in of_b if task not in of_a),
-        cost=_cost([of_a[task] for task in shared], [of_b[task] for task in shared]) if shared else None,
+        cost=_cost(chosen, [of_a[task] for task in shared], [of_b[task] for task in shared])
+        if shared
+        else None,
         notes=tuple(notes),
     )
 
@@ -193,9 +196,11 @@ def _task(a: StoredResult, b: StoredResult, test: _Tested | None, adjusted: floa
     )
 
 
-def _cost(a: list[StoredResult], b: list[StoredResult]) -> CostComparison:
+def _cost(chosen: SuiteResults, a: list[StoredResult], b: list[StoredResult]) -> CostComparison:
     results_a, results_b = [entry.result for entry in a], [entry.result for entry in b]
-    costs_a, costs_b = costs_of(results_a), costs_of(results_b)
+    rows = {r.task.name: [entry.result for entry in chosen.of_task(r.task.name).values()] for r in results_a}
+    targets = {task: target for task, of_task in rows.items() if (target := target_of(of_task)) is not None}
+    costs_a, costs_b = costs_of(results_a, targets), costs_of(results_b, targets)
     hw_id = hw_id_of([*results_a, *results_b])
     ratios: dict[str, float] = {}
     for column in COLUMNS if hw_id else HARDWARE_FREE:

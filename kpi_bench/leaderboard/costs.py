@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from statistics import fmean
+from statistics import fmean, median
 from typing import TypeVar
 
 from kpi_bench.evaluators.aggregation import SharedRank
-from kpi_bench.harness.results import PhaseTiming, Result
+from kpi_bench.harness.results import PhaseTiming, Result, RoundTiming
+from kpi_bench.leaderboard.targets import Target, seconds_to
 
 Number = TypeVar("Number", int, float)
 
@@ -17,12 +18,15 @@ TASK_PHASES = ("adapt", "predict")
 
 @dataclass(frozen=True)
 class Costs:
-    """Costs of a submission over the tasks that it covers; seconds are means over seeds, None where nothing was measured.
+    """Costs of a submission over the tasks that it covers; None where nothing was measured.
+
+    Seconds of ``adapt`` and ``predict`` (wall, CPU, GPU) are medians of timed rounds on tasks that have them; all others are means over seeds.
 
     ``pretrain_s`` counts once for all tasks (the largest on record when the tasks were run apart), ``adapt_predict_s`` and
     ``cpu_s`` (pretrain once, adapt and predict of each task) add up over tasks. ``amortised_s`` is pretrain / n_tasks + adapt
     per task, averaged over tasks. Memory (bytes), ``parameters``, ``kept`` and ``serving_bytes`` are the largest of any task and seed.
     ``queries_per_s`` is all test queries over the time they take. ``gpu_s`` is that share of the seconds in which a GPU was held.
+    ``to_target_s`` adds up, over tasks with a target, the seconds of ``adapt`` until the learning curve reaches it; None when one is not reached.
     """
 
     pretrain_s: float | None
@@ -36,6 +40,7 @@ class Costs:
     kept: int | None
     serving_bytes: int | None
     queries_per_s: float | None
+    to_target_s: float | None
 
 
 COLUMNS = tuple(field.name for field in fields(Costs))
@@ -45,8 +50,8 @@ HARDWARE_FREE = ("parameters", "kept", "serving_bytes")
 HIGHER_IS_BETTER = ("queries_per_s",)
 
 
-def costs_of(results: Sequence[Result]) -> Costs:
-    """Costs of one submission from its results, one a task."""
+def costs_of(results: Sequence[Result], targets: Mapping[str, Target] | None = None) -> Costs:
+    """Costs of one submission from its results, one a task; ``targets`` by task."""
     pretrain = [_seconds(result, "pretrain", _wall) for result in results]
     once = _largest(pretrain)
     tasks = [_sum(_seconds(result, phase, _wall) for phase in TASK_PHASES) for result in results]
@@ -65,7 +70,17 @@ def costs_of(results: Sequence[Result]) -> Costs:
         kept=_largest(result.size.kept for result in results),
         serving_bytes=_largest(result.size.serving_bytes for result in results),
         queries_per_s=_throughput(results),
+        to_target_s=_to_targets(results, targets or {}),
     )
+
+
+def rounds_of(results: Iterable[Result]) -> tuple[int, int]:
+    """The fewest and the most timed rounds of the results; 0: the seconds of a task are those of its runs."""
+    counts = []
+    for result in results:
+        rounds = result.timing.rounds
+        counts.append(min((len(p.wall_s) for p in rounds.phases.values()), default=0) if rounds else 0)
+    return min(counts), max(counts)
 
 
 def hw_id_of(results: Iterable[Result]) -> str | None:
@@ -101,26 +116,33 @@ def cost_ranks(
     return ranks
 
 
-def _wall(phase: PhaseTiming) -> Sequence[float]:
+_Column = Callable[[PhaseTiming | RoundTiming], Sequence[float]]
+
+
+def _wall(phase: PhaseTiming | RoundTiming) -> Sequence[float]:
     return phase.wall_s
 
 
-def _cpu(phase: PhaseTiming) -> Sequence[float]:
+def _cpu(phase: PhaseTiming | RoundTiming) -> Sequence[float]:
     return phase.cpu_s
 
 
-def _gpu(phase: PhaseTiming) -> Sequence[float]:
+def _gpu(phase: PhaseTiming | RoundTiming) -> Sequence[float]:
     return phase.gpu_s or ()
 
 
-def _seconds(result: Result, phase: str, column: Callable[[PhaseTiming], Sequence[float]]) -> float | None:
-    """Mean over seeds of a phase's seconds; None when it was not run or not measured."""
+def _seconds(result: Result, phase: str, column: _Column) -> float | None:
+    """Median over timed rounds of a phase's seconds, else the mean over seeds; None when it was not run or not measured."""
+    rounds = result.timing.rounds
+    if rounds is not None and phase in rounds.phases:
+        values = column(rounds.phases[phase])
+        return median(values) if values else None
     timing = result.timing.phases.get(phase)
     values = column(timing) if timing else ()
     return fmean(values) if values else None
 
 
-def _total(results: Sequence[Result], column: Callable[[PhaseTiming], Sequence[float]]) -> float | None:
+def _total(results: Sequence[Result], column: _Column) -> float | None:
     """Pretrain once plus the task phases of every task."""
     pretrain = _largest(_seconds(result, "pretrain", column) for result in results)
     return _sum([pretrain, *(_seconds(result, phase, column) for result in results for phase in TASK_PHASES)])
@@ -128,13 +150,23 @@ def _total(results: Sequence[Result], column: Callable[[PhaseTiming], Sequence[f
 
 def _throughput(results: Sequence[Result]) -> float | None:
     """Test queries of all tasks over the seconds they take at each task's own rate."""
-    rates = [
-        (result.main.n_queries, fmean(result.timing.queries_per_s))
-        for result in results
-        if result.timing.queries_per_s
-    ]
+    rates = [(result.main.n_queries, rate) for result in results if (rate := _rate(result)) is not None]
     seconds = sum(n / rate for n, rate in rates if rate > 0)
     return sum(n for n, _ in rates) / seconds if seconds > 0 else None
+
+
+def _rate(result: Result) -> float | None:
+    """Queries a second of one task."""
+    rounds = result.timing.rounds
+    if rounds is not None and (seconds := _seconds(result, "predict", _wall)):
+        return rounds.queries / seconds
+    return fmean(result.timing.queries_per_s) if result.timing.queries_per_s else None
+
+
+def _to_targets(results: Sequence[Result], targets: Mapping[str, Target]) -> float | None:
+    aimed = [(targets[result.task.name], result) for result in results if result.task.name in targets]
+    seconds = [seconds_to(target, result) for target, result in aimed]
+    return None if None in seconds else _sum(seconds)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

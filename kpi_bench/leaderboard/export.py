@@ -80,6 +80,7 @@ def _cell_dict(cell: Cell) -> dict[str, Any]:
     return {
         "main": encode(cell.main),
         "rank": None if cell.rank is None else _rank_dict(cell.rank),
+        "to_target_s": cell.to_target_s,
         "result": encode(cell.result),
     }
 
@@ -100,6 +101,10 @@ def _flat(board: BoardTable, row: Row) -> dict[str, Any]:
         "floor": row.floor,
         "seeds_min": row.n_seeds[0],
         "seeds_max": row.n_seeds[1],
+        "rounds_min": row.n_rounds[0],
+        "rounds_max": row.n_rounds[1],
+        "search_trials": row.n_trials,
+        "search_s": row.search_s,
         "flags": " ".join(row.flags),
         "hw_id": row.hw_id,
         "mean_rank": row.mean_rank,
@@ -120,6 +125,7 @@ def _flat(board: BoardTable, row: Row) -> dict[str, Any]:
             "n_seeds": len(cell.result.seeds) if cell else None,
             "rank": cell.rank.rank if cell and cell.rank else None,
             "rank_tied": cell.rank.tied if cell and cell.rank else None,
+            "to_target_s": cell.to_target_s if cell else None,
         }
         line |= {f"{task.name}.{name}": value for name, value in values.items()}
     for column in COLUMNS:

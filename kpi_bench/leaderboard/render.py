@@ -33,6 +33,7 @@ COST_HEADERS = {
     "kept": "kept",
     "serving_bytes": "serving MB",
     "queries_per_s": "queries/s",
+    "to_target_s": "s to target",
 }
 
 
@@ -192,14 +193,18 @@ def _cost(board: BoardTable, name: _DrawName) -> Grid:
     for row in board.rows:
         costs = (_cost_cell(board, row, column) for column in columns)
         seeds = "-".join(str(n) for n in sorted(set(row.n_seeds)))
+        rounds = "-".join(str(n) for n in sorted(set(row.n_rounds))) if any(row.n_rounds) else _numbers.ABSENT
         flags = ", ".join(flag for flag in row.flags if flag != "single_seed")
         hardware = (row.hw_id or "mixed")[:8] + ("" if _comparable_hardware(board, row) else "†")
-        rows.append((name(row), *costs, hardware, seeds, row.size, flags or _numbers.ABSENT))
+        search = _numbers.search(row.n_trials, row.search_s)
+        rows.append((name(row), *costs, hardware, seeds, rounds, search, row.size, flags or _numbers.ABSENT))
     headers = (
         "submission",
         *(COST_HEADERS[column] for column in columns),
         "hardware",
         "seeds",
+        "rounds",
+        "search",
         "size",
         "flags",
     )
@@ -235,4 +240,17 @@ def _legend(board: BoardTable, *, marks: bool = True) -> str:
             "(cost): not compared: not all tasks, or other hardware (†) than " + (board.hw_id or "any")[:8]
         )
     lines.append("Costs are means over seeds; *: the lowest (queries/s: the highest). MB = 10^6 bytes.")
+    if any(row.n_rounds[1] for row in board.rows):
+        lines.append(
+            "rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm; 0 or -: means over the runs."
+        )
+    if any(row.n_trials for row in board.rows):
+        lines.append(
+            "search: trials of `kpi-bench tune` that chose the parameters, on valid, and the seconds of their runs."
+        )
+    references = {task.target.reference for task in board.tasks if task.target is not None}
+    if any(row.costs.to_target_s is not None for row in board.rows):
+        lines.append(
+            f"s to target: of adapt, until the score on valid is the median best of {', '.join(sorted(references))}; -: never, or not logged."
+        )
     return "\n".join(line for line in lines if line)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from kpi_bench.errors import ResultError
 from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, shared_ranks
 from kpi_bench.harness.results import MetricSummary, Result
-from kpi_bench.leaderboard.costs import Costs, cost_ranks, costs_of, hw_id_of
+from kpi_bench.leaderboard.costs import Costs, cost_ranks, costs_of, hw_id_of, rounds_of
 from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
 from kpi_bench.leaderboard.pairwise import TaskTests, paired_tests
 from kpi_bench.leaderboard.queries import QueryScores, read_queries, same_queries
+from kpi_bench.leaderboard.targets import Target, seconds_to, target_of
 
 FLOOR_TAG = "floor"
 """A submission with this tag is a floor: what a method must beat to be worth a look."""
@@ -20,7 +21,8 @@ FLOOR_TAG = "floor"
 
 @dataclass(frozen=True)
 class TaskColumn:
-    """A task of the board. ``chance`` is what random scores would get, where it is known in closed form."""
+    """A task of the board. ``chance`` is what random scores would get, where it is known in closed form; ``target`` what time to target
+    is taken to, where the row that sets it is on the board."""
 
     name: str
     kind: str
@@ -28,14 +30,17 @@ class TaskColumn:
     higher_is_better: bool
     chance: float | None
     tests: TaskTests
+    target: Target | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A submission on a task. ``rank`` is None when no paired test is possible (no per-query scores)."""
+    """A submission on a task. ``rank`` is None when no paired test is possible (no per-query scores), ``to_target_s`` when the column has
+    no target or the learning curve does not reach it."""
 
     result: Result
     rank: SharedRank | None
+    to_target_s: float | None = None
 
     @property
     def main(self) -> MetricSummary:
@@ -47,7 +52,8 @@ class Cell:
 class Row:
     """A submission. ``cells`` by task; ``mean_rank`` and ``borda`` are None when a task is missing.
 
-    ``n_seeds`` is the fewest and the most seeds of its tasks. ``cost_ranks`` holds the columns that may be compared: rows that cover all
+    ``n_seeds`` is the fewest and the most seeds of its tasks, ``n_rounds`` of timed rounds. ``n_trials`` and ``search_s`` (seconds) are the budget of the searches
+    that chose its parameters, where one is recorded. ``cost_ranks`` holds the columns that may be compared: rows that cover all
     tasks, on one hardware.
     """
 
@@ -60,6 +66,9 @@ class Row:
     tags: tuple[str, ...]
     flags: tuple[str, ...]
     n_seeds: tuple[int, int]
+    n_rounds: tuple[int, int]
+    n_trials: int
+    search_s: float
     cells: Mapping[str, Cell]
     mean_rank: float | None
     borda: float | None
@@ -87,24 +96,30 @@ class BoardTable:
         return next(row for row in self.rows if row.name == name)
 
 
-def board(results: Results, suite: str) -> BoardTable:
+def board(results: Results, suite: str, *, reference: str | None = None) -> BoardTable:
     """Make a suite's board: complete rows by mean rank, then the others by coverage and name.
 
+    ``reference`` is the row that sets the targets of all tasks, instead of those in :mod:`kpi_bench.leaderboard.targets`.
+
     Raises:
-        ResultError: the suite has no result, or none that can be shown.
+        ResultError: the suite has no result, or none that can be shown; it has no row ``reference``.
     """
     chosen = select_suite(results, suite)
     notes = [*results.problems, *chosen.left_out]
     columns: list[TaskColumn] = []
     cells: dict[str, dict[str, Cell]] = {}
     for task in chosen.tasks:
-        column, of_task = _task(task, chosen.of_task(task), notes)
+        column, of_task = _task(task, chosen.of_task(task), notes, reference)
         if of_task:
             columns.append(column)
         for name, cell in of_task.items():
             cells.setdefault(name, {})[task] = cell
     if not cells:
         raise ResultError(f"no result of suite {suite} can be shown: " + "; ".join(notes))
+    if reference is not None and reference not in cells:
+        raise ResultError(
+            f"suite {suite} has no row {reference!r} to set targets; it has: {', '.join(sorted(cells))}"
+        )
     rows = _rows(chosen, columns, cells, notes)
     return BoardTable(
         suite=suite,
@@ -119,7 +134,7 @@ def board(results: Results, suite: str) -> BoardTable:
 
 
 def _task(
-    task: str, stored: Mapping[str, StoredResult], notes: list[str]
+    task: str, stored: Mapping[str, StoredResult], notes: list[str], reference: str | None
 ) -> tuple[TaskColumn, dict[str, Cell]]:
     """Read, test and rank one task; only its per-query scores are in memory meanwhile."""
     shown: dict[str, Result] = {}
@@ -151,8 +166,11 @@ def _task(
     chance = next(
         (r.floors[r.task.main_metric] for r in shown.values() if r.task.main_metric in r.floors), None
     )
-    column = TaskColumn(task, any_result.task.kind, any_result.task.main_metric, higher, chance, tests)
-    return column, {name: Cell(result, ranks.get(name)) for name, result in shown.items()}
+    target = target_of(shown.values(), reference)
+    seconds = {name: seconds_to(target, result) for name, result in shown.items()} if target else {}
+    main_metric = any_result.task.main_metric
+    column = TaskColumn(task, any_result.task.kind, main_metric, higher, chance, tests, target)
+    return column, {name: Cell(result, ranks.get(name), seconds.get(name)) for name, result in shown.items()}
 
 
 def _rows(
@@ -171,7 +189,8 @@ def _rows(
         scores[f"(missing {number})"], higher[f"(missing {number})"] = {}, True
     means, shares = mean_rank(scores, higher), borda(scores, higher)
     results = {name: [cell.result for cell in row.values()] for name, row in cells.items()}
-    costs = {name: costs_of(mine) for name, mine in results.items()}
+    targets = {column.name: column.target for column in columns if column.target is not None}
+    costs = {name: costs_of(mine, targets) for name, mine in results.items()}
     hardware = {name: hw_id_of(mine) for name, mine in results.items()}
     # Totals over two tasks are no bargain against totals over six.
     complete = {name: hardware[name] if len(cells[name]) == chosen.n_tasks else None for name in cells}
@@ -199,6 +218,8 @@ def _row(
             what = "code" if field == "sha256" else field
             notes.append(f"{name}: its tasks were run with different {what}; the newest is shown")
     seeds = [len(result.seeds) for result in results]
+    # Tasks may share a search, or have one each.
+    searches = {result.search for result in results if result.search is not None}
     return Row(
         name=name,
         version=newest.version,
@@ -209,6 +230,9 @@ def _row(
         tags=newest.tags,
         flags=_flags(results),
         n_seeds=(min(seeds), max(seeds)),
+        n_rounds=rounds_of(results),
+        n_trials=sum(search.trials for search in searches),
+        search_s=sum(search.seconds for search in searches),
         cells=cells,
         mean_rank=mean.value,
         borda=share.value,

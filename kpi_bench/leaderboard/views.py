@@ -13,8 +13,15 @@ from kpi_bench.leaderboard.render_compare import render_comparison
 from kpi_bench.leaderboard.tables import board
 
 
-def show(root: Path, *, suite: str | None = None, fmt: str = "table", sort: str = "mean_rank") -> str:
-    """The board of a suite, or of every suite that has results.
+def show(
+    root: Path,
+    *,
+    suite: str | None = None,
+    fmt: str = "table",
+    sort: str = "mean_rank",
+    reference: str | None = None,
+) -> str:
+    """The board of a suite, or of every suite that has results; ``reference`` as in :func:`board`.
 
     Raises:
         ResultError: no results, an unknown suite, format or sort key; the message lists what exists.
@@ -22,7 +29,7 @@ def show(root: Path, *, suite: str | None = None, fmt: str = "table", sort: str 
     check_format(fmt)
     results = require_some(load_results(root))
     suites = results.suites if suite is None else (suite,)
-    return render([board(results, name) for name in suites], fmt, sort=sort)
+    return render([board(results, name, reference=reference) for name in suites], fmt, sort=sort)
 
 
 def update_file(path: Path, root: Path) -> dict[str, bool]:

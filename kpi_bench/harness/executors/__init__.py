@@ -1,0 +1,1 @@
+"""Where runs are made: in this process one after another (``local``), or side by side on a cluster (``ray``)."""

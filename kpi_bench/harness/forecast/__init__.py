@@ -1,0 +1,1 @@
+"""Forecast what a long run will take: the same run on shrunken copies of the suite, extrapolated."""

@@ -1,0 +1,111 @@
+"""What each run of an evaluation is told: its job, its folders and limits, and the copy of the suite that it reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import uuid
+from pathlib import Path
+
+from kpi_bench.errors import SubmissionError
+from kpi_bench.harness.execute import Order
+from kpi_bench.harness.executors.base import Premises
+from kpi_bench.harness.ledger import Ledger
+from kpi_bench.harness.plan import Run, answered_kinds
+from kpi_bench.harness.records import RunRecord
+from kpi_bench.harness.supervise import Limits, import_path, run_job
+from kpi_bench.harness.withhold import file_states, withheld_copy
+from kpi_bench.harness.worker import DATA_PARALLEL, PRETRAINS, Action, Job
+
+
+class Orders:
+    """Writes the orders of one evaluation in the output folder ``out``."""
+
+    def __init__(self, ledger: Ledger, out: Path, limits: Limits, *, offline: bool) -> None:
+        self._ledger = ledger
+        self._origin = ledger.origin
+        self._out = out.resolve()
+        self._limits = limits
+        self._offline = offline
+        # Not those of the selected tasks: a row whose tasks are run one by one must pre-train as it does when they are run together.
+        self._kinds = answered_kinds(self._origin.config, self._origin.suite)
+        self._session = uuid.uuid4().hex[:12]
+        self._search = import_path()
+        self.copy_suite()
+
+    def copy_suite(self) -> None:
+        """Make the suite's copy, or find it whole; children read it, nobody writes to it."""
+        self.copy = withheld_copy(self._origin.suite, self._out / "withheld")
+        self.suite_files = file_states(self.copy)
+
+    def premises(self) -> Premises:
+        """What all of the orders take for granted."""
+        return Premises(
+            self._out,
+            self.copy,
+            self.suite_files,
+            self._origin.config,
+            self._origin.sha256,
+            self._ledger.device,
+        )
+
+    def inspect(self) -> bool:
+        """Whether the submission pre-trains, asked of a child: foreign code is not imported where the labels are.
+
+        Raises:
+            SubmissionError: the submission cannot be started, or not in as many processes as are wanted.
+        """
+        folder = self._ledger.folders.root / "inspect"
+        job = self._job(Action.INSPECT, None, 0, folder, folder / "output", None)
+        child = run_job(job, folder, limits=self._limits, offline=self._offline)
+        if child.error is not None:
+            raise SubmissionError(f"{self._origin.config.name} cannot be started: {child.error}")
+        shutil.rmtree(folder, ignore_errors=True)
+        if self._ledger.processes > 1 and not child.notes[DATA_PARALLEL]:
+            raise SubmissionError(
+                f"{self._origin.config.name} pre-trains in one process only, not in --processes {self._ledger.processes}: "
+                f"{self._origin.config.submission.entry} does not declare data_parallel = True (docs/scale.md)"
+            )
+        return bool(child.notes[PRETRAINS])
+
+    def order(self, run: Run, pretraining: RunRecord | None) -> Order:
+        """The order of a run; ``pretraining`` is the record of the one that it starts from."""
+        folder, limits = self._ledger.folder(run), self._limits
+        state = self._ledger.folders.state(run.seed) if pretraining is not None else None
+        job = self._job(run.action, run.task, run.seed, folder, self._ledger.output(run), state)
+        job = dataclasses.replace(job, processes=self._ledger.processes_of(run))
+        if run.rounds is not None:
+            job = dataclasses.replace(job, rounds=run.rounds)
+            if limits.seconds is not None:
+                limits = dataclasses.replace(limits, seconds=limits.seconds * (1 + run.rounds))
+        return Order(
+            run=run,
+            key=self._ledger.key(run, pretraining),
+            session=self._session,
+            config=self._origin.config,
+            job=job,
+            folder=folder,
+            limits=limits,
+            offline=self._offline,
+            suite_files=self.suite_files,
+            search=self._search,
+        )
+
+    def _job(
+        self, action: Action, task: str | None, seed: int, folder: Path, output: Path, state: Path | None
+    ) -> Job:
+        return Job(
+            action=action,
+            submission=str(self._origin.config.folder),
+            params=dict(self._origin.params),
+            suite=str(self.copy),
+            kinds=self._kinds,
+            task=task,
+            seed=seed,
+            device=self._ledger.device,
+            scratch=str(folder / "scratch"),
+            cache=str(self._ledger.folders.root / "cache"),
+            pretrained=str(state) if state is not None else None,
+            output=str(output),
+            export=str(folder / "export"),
+        )
