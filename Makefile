@@ -40,8 +40,8 @@ lint: $(STAMP) ## ruff (lint, format) and mypy
 	$(BIN)/mypy
 	$(BIN)/mypy --strict --follow-imports=silent docs/_hooks/*.py
 
-bench: $(STAMP) ## timing of the hot paths against peers (benchmarks/README.md)
-	$(BIN)/python -m pytest benchmarks/bench_*.py --benchmark-only --benchmark-enable
+bench: $(STAMP) ## timing of the hot paths against peers and limits, one table (benchmarks/README.md)
+	$(BIN)/kpi-bench bench
 
 docs: $(STAMP) ## bring the generated parts of the documents up to date, build their site into build/docs
 	$(BIN)/kpi-bench leaderboard update README.md --results leaderboard/results
