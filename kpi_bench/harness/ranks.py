@@ -115,9 +115,12 @@ class Others:
                 time.sleep(POLL_S)
                 message = None
             if message is not None and message["kind"] == "failed":
-                # That may be the echo of another's sudden end.
+                # That may be the echo of another's sudden end; not of its own, which comes after what it told.
                 time.sleep(POLL_S)
-                self._fail(next((found for found in self._ended() if found["killed"]), message))
+                killed = (
+                    found for found in self._ended() if found["killed"] and found["rank"] != message["rank"]
+                )
+                self._fail(next(killed, message))
             elif message is not None:
                 with self._changed:
                     self._told[message["kind"]].add(message["rank"])
@@ -135,7 +138,9 @@ class Others:
             how = f"exit code {code}"
             if code < 0:
                 how = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
-            found.append({"rank": rank, "error": f"its process ended with {how}", "killed": code < 0})
+            # Libraries abort when a peer is gone or an exception is under way: that is no cause of its own.
+            killed = code < 0 and code != -signal.SIGABRT
+            found.append({"rank": rank, "error": f"its process ended with {how}", "killed": killed})
         return found
 
     def _fail(self, message: Message) -> None:
