@@ -9,8 +9,10 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
+from kpi_bench._io import read_json
 from kpi_bench.errors import KpiBenchError
 
 T = TypeVar("T")
@@ -24,6 +26,25 @@ def decode(cls: type[T], value: Any, where: str, error: type[KpiBenchError]) -> 
     """
     result: T = _decode(cls, value, where, error)
     return result
+
+
+def read_versioned(
+    cls: type[T], path: Path, version: int, error: type[KpiBenchError], *, wanted: str = ""
+) -> T:
+    """Read a JSON file that states its ``schema_version``; ``wanted`` says who writes such files.
+
+    Raises:
+        error: missing, not JSON, another version, or it does not fit ``cls``.
+    """
+    try:
+        raw = read_json(path)
+    except (OSError, ValueError, RecursionError) as fault:
+        advice = f"; wanted is {wanted}" if wanted else ""
+        raise error(f"{path}: cannot be read as JSON: {fault}{advice}") from fault
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != version:
+        raise error(f"{path}: schema_version is {found!r}; this version of kpi-bench reads {version}")
+    return decode(cls, raw, str(path), error)
 
 
 def encode(value: Any) -> Any:

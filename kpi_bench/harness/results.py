@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kpi_bench._io import read_json, write_json
-from kpi_bench._schema import decode, encode
+from kpi_bench._io import write_json
+from kpi_bench._schema import encode, read_versioned
 from kpi_bench.errors import ResultError
 
 SCHEMA_VERSION = 1
@@ -302,16 +302,7 @@ def read_result(path: Path) -> Result:
             lists whose length is not the number of seeds, or a place that contradicts the content.
     """
     try:
-        raw = read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise ResultError(f"{path}: cannot be read as JSON: {error}") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise ResultError(
-            f"{path}: schema_version is {version!r}; this version of kpi-bench reads {SCHEMA_VERSION}"
-        )
-    try:
-        result = decode(Result, raw, str(path), ResultError)
+        result = read_versioned(Result, path, SCHEMA_VERSION, ResultError)
     except OverflowError as error:
         raise ResultError(f"{path}: holds a number beyond floating point: {error}") from error
     if not result.seeds or len(set(result.seeds)) < len(result.seeds):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kpi_bench._io import read_json, write_json
-from kpi_bench._schema import decode, encode
+from kpi_bench._io import write_json
+from kpi_bench._schema import encode, read_versioned
 from kpi_bench._version import __version__
 from kpi_bench.errors import RunError
 from kpi_bench.harness.forecast.fit import Figure
@@ -107,15 +107,4 @@ def read_forecast(path: Path) -> Forecast:
     Raises:
         RunError: missing, not JSON, another schema version, or an unknown or missing key.
     """
-    try:
-        raw = read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path}: cannot be read as JSON: {error}; wanted is what `kpi-bench plan` wrote"
-        ) from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RunError(
-            f"{path}: schema_version is {version!r}; this version of kpi-bench reads {SCHEMA_VERSION}"
-        )
-    return decode(Forecast, raw, str(path), RunError)
+    return read_versioned(Forecast, path, SCHEMA_VERSION, RunError, wanted="what `kpi-bench plan` wrote")

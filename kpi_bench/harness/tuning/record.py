@@ -12,8 +12,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from kpi_bench._io import read_json, write_json, write_text
-from kpi_bench._schema import decode, encode
+from kpi_bench._io import write_json, write_text
+from kpi_bench._schema import encode, read_versioned
 from kpi_bench._version import __version__
 from kpi_bench.errors import RunError
 from kpi_bench.harness.results import SearchInfo
@@ -163,18 +163,7 @@ def read_search(path: Path) -> Search:
     Raises:
         RunError: missing, not JSON, another schema version, or an unknown or missing key.
     """
-    try:
-        raw = read_json(path)
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{path}: cannot be read as JSON: {error}; wanted is what `kpi-bench tune` wrote"
-        ) from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RunError(
-            f"{path}: schema_version is {version!r}; this version of kpi-bench reads {SCHEMA_VERSION}"
-        )
-    return decode(Search, raw, str(path), RunError)
+    return read_versioned(Search, path, SCHEMA_VERSION, RunError, wanted="what `kpi-bench tune` wrote")
 
 
 def best_toml(search: Search) -> str:
