@@ -270,6 +270,10 @@ class TestTwoNodes:
                 super().message(message)
                 if len(self.pids()) == 2 and not gate.exists():
                     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+                    # The run on the lost node must not end before its node does.
+                    deadline = time.monotonic() + 60
+                    while not any(ended(pid) for pid in self.pids()) and time.monotonic() < deadline:
+                        time.sleep(0.1)
                     gate.touch()
 
             def pids(self) -> list[int]:
