@@ -6,6 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+_RESULTS: dict[str, Any] = {
+    "type": Path,
+    "default": Path("leaderboard/results"),
+    "help": "results folder (default leaderboard/results)",
+}
+
 
 def add_leaderboard(commands: Any) -> None:
     """``kpi-bench leaderboard show``, ``update``, ``build``, ``picture`` and ``check``, ``kpi-bench compare``."""
@@ -13,13 +19,7 @@ def add_leaderboard(commands: Any) -> None:
         required=True, metavar="ACTION"
     )
     show = group.add_parser("show", help="print the table")
-    show.add_argument(
-        "results",
-        type=Path,
-        nargs="?",
-        default=Path("leaderboard/results"),
-        help="results folder (default leaderboard/results)",
-    )
+    show.add_argument("results", nargs="?", **_RESULTS)
     show.add_argument("--suite", help="only this suite")
     show.add_argument("--format", choices=("table", "markdown", "csv", "latex", "json"), default="table")
     show.add_argument("--sort", default="mean_rank", help="mean_rank, borda, name, a task or a cost column")
@@ -31,21 +31,10 @@ def add_leaderboard(commands: Any) -> None:
     show.set_defaults(run=_leaderboard_show)
     update = group.add_parser("update", help="bring the boards between markers of a Markdown file up to date")
     update.add_argument("file", type=Path)
-    update.add_argument(
-        "--results",
-        type=Path,
-        default=Path("leaderboard/results"),
-        help="results folder (default leaderboard/results)",
-    )
+    update.add_argument("--results", **_RESULTS)
     update.set_defaults(run=_leaderboard_update)
     build = group.add_parser("build", help="write the boards as a static site")
-    build.add_argument(
-        "results",
-        type=Path,
-        nargs="?",
-        default=Path("leaderboard/results"),
-        help="results folder (default leaderboard/results)",
-    )
+    build.add_argument("results", nargs="?", **_RESULTS)
     build.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="new folder, or one of an earlier build"
     )
@@ -58,12 +47,7 @@ def add_leaderboard(commands: Any) -> None:
     picture = group.add_parser("picture", help="draw a board as SVG, for a README")
     picture.add_argument("suite")
     picture.add_argument("--out", type=Path, required=True, metavar="FILE")
-    picture.add_argument(
-        "--results",
-        type=Path,
-        default=Path("leaderboard/results"),
-        help="results folder (default leaderboard/results)",
-    )
+    picture.add_argument("--results", **_RESULTS)
     picture.add_argument(
         "--plot",
         choices=("scores", "cost"),
@@ -93,12 +77,7 @@ def add_leaderboard(commands: Any) -> None:
     )
     compare.add_argument("a")
     compare.add_argument("b")
-    compare.add_argument(
-        "--results",
-        type=Path,
-        default=Path("leaderboard/results"),
-        help="results folder (default leaderboard/results)",
-    )
+    compare.add_argument("--results", **_RESULTS)
     compare.add_argument("--suite", help="which suite, when there are several")
     compare.add_argument("--format", choices=("table", "markdown", "csv", "latex", "json"), default="table")
     compare.set_defaults(run=_compare)

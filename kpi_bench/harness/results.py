@@ -13,6 +13,19 @@ from kpi_bench.errors import ResultError
 
 SCHEMA_VERSION = 1
 
+VERIFIED = "verified"
+FLAGS = {
+    VERIFIED: "the stored predictions of every task were scored again, with the same outcome",
+    "self_reported": "scored from predictions made elsewhere: nobody re-ran it, and its costs are unknown",
+    "single_seed": "at least one task was run with one seed: another run may give another figure",
+    "resumed": "its runs were made in several sessions; time lost to an interruption is not counted",
+    "reused_pretrained": "pre-training was taken over from an earlier run, not run again",
+    "shared_machine": "its runs shared a machine with others: wall times were taken beside them",
+    "parallel_pretraining": "several processes pre-trained together: the wall time of pre-training is that of all of them at once",
+    "unsteady": "the machine's speed changed by more than 20 % while adapt and predict were timed again",
+}
+"""What a result or a row may be flagged as, and what it means."""
+
 Interval = tuple[float, float]
 
 

@@ -20,12 +20,11 @@ from kpi_bench.harness.contradictions import (
     query_reasons,
     suite_reasons,
 )
-from kpi_bench.harness.results import Result, predictions_folder, predictions_place, read_result
+from kpi_bench.harness.results import VERIFIED, Result, predictions_folder, predictions_place, read_result
 from kpi_bench.harness.scoring import Scorer, make_scorer
 from kpi_bench.suites.suite import Suite
 from kpi_bench.suites.task import Task, TaskKind
 
-FLAG = "verified"
 """The flag of a result whose stored predictions were scored again with the same outcome."""
 MOST_REASONS = 20
 NOT_RESCORED = tuple(
@@ -140,9 +139,9 @@ def _write_flag(verification: Verification) -> str:
     raw = read_json(verification.path)
     flags = raw.get("flags", [])
     verified = verification.verdict is Verdict.VERIFIED
-    if verified == (FLAG in flags):
+    if verified == (VERIFIED in flags):
         return ""
-    raw["flags"] = [*flags, FLAG] if verified else [flag for flag in flags if flag != FLAG]
+    raw["flags"] = [*flags, VERIFIED] if verified else [flag for flag in flags if flag != VERIFIED]
     write_json(verification.path, raw)
     return "set" if verified else "taken away"
 
@@ -181,5 +180,5 @@ def _row(verification: Verification) -> tuple[str, ...]:
         main,
         f"{result.main.mean:.6f}",
         "" if again is None else f"{again.mean:.6f}",
-        verification.flag or ("kept" if FLAG in result.flags else ""),
+        verification.flag or ("kept" if VERIFIED in result.flags else ""),
     )

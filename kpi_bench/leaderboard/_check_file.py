@@ -19,25 +19,14 @@ from kpi_bench.errors import EvaluationError, ResultError, SubmissionError
 from kpi_bench.evaluators.intervals import t_interval
 from kpi_bench.evaluators.metrics import metric
 from kpi_bench.harness.config import SubmissionKind, check_name
-from kpi_bench.harness.results import MetricSummary, Result, read_result
+from kpi_bench.harness.results import FLAGS, VERIFIED, MetricSummary, Result, read_result
 from kpi_bench.harness.rounds import spread, unsteady
-from kpi_bench.harness.verify import FLAG
 from kpi_bench.leaderboard.load import StoredResult, stored_queries
 from kpi_bench.leaderboard.queries import read_queries
 from kpi_bench.suites.task import TaskKind
 
 Severity = Literal["error", "warning", "note"]
 
-FLAGS = (
-    "resumed",
-    "single_seed",
-    "self_reported",
-    "reused_pretrained",
-    "shared_machine",
-    "parallel_pretraining",
-    "unsteady",
-    FLAG,
-)
 LARGEST = 16 * 2**20
 """Bytes that a result file may have; the largest so far has a tenth of a megabyte."""
 TOLERANCE = 1e-9
@@ -169,11 +158,11 @@ def _head(result: Result, rules: Rules) -> _Part:
     unknown = sorted(set(flags) - set(FLAGS))
     if unknown or len(set(flags)) < len(flags):
         yield "error", "flags", f"{list(flags)}: wanted are flags of {', '.join(FLAGS)}, each once"
-    if FLAG in flags and not rules.may_verify:
+    if VERIFIED in flags and not rules.may_verify:
         yield (
             "error",
             "flags",
-            f"a contributor does not call a result {FLAG}: take the flag out; a maintainer sets it with kpi-bench verify --write",
+            f"a contributor does not call a result {VERIFIED}: take the flag out; a maintainer sets it with kpi-bench verify --write",
         )
     if ("single_seed" in flags) != (len(result.seeds) == 1):
         yield "error", "flags", f"single_seed does not go with {len(result.seeds)} seed(s)"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kpi_bench.errors import ResultError
 from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, shared_ranks
-from kpi_bench.harness.results import MetricSummary, Result
+from kpi_bench.harness.results import VERIFIED, MetricSummary, Result
 from kpi_bench.leaderboard.costs import Costs, cost_ranks, costs_of, hw_id_of, rounds_of
 from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
 from kpi_bench.leaderboard.pairwise import TaskTests, paired_tests
@@ -246,8 +246,8 @@ def _row(
 def _flags(results: list[Result]) -> tuple[str, ...]:
     """Flags that any task carries; ``verified`` only when all do: it is praise, the others are caveats."""
     seen = {flag for result in results for flag in result.flags}
-    if not all("verified" in result.flags for result in results):
-        seen.discard("verified")
+    if not all(VERIFIED in result.flags for result in results):
+        seen.discard(VERIFIED)
     if any(len(result.seeds) == 1 for result in results):
         seen.add("single_seed")
     return tuple(sorted(seen))

@@ -24,10 +24,9 @@ from kpi_bench.harness.contradictions import compare_scores
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
 from kpi_bench.harness.protocol import ClassificationQueries
 from kpi_bench.harness.rescore import score_folder
-from kpi_bench.harness.results import Result, queries_path, read_result, result_files
+from kpi_bench.harness.results import VERIFIED, Result, queries_path, read_result, result_files
 from kpi_bench.harness.scoring import LinkPredictionScorer, make_scorer
 from kpi_bench.harness.verify import (
-    FLAG,
     Verdict,
     Verification,
     Verifier,
@@ -123,10 +122,10 @@ def test_the_flag_is_all_that_is_written(out: Path, tiny_suite: Suite) -> None:
     path = place(out, "shop_music")
     before, files = path.read_text(), sorted(path.parent.iterdir())
     assert Verifier(tiny_suite, write=True).verify(path).flag == "set"
-    assert json.loads(path.read_text()) == {**json.loads(before), "flags": ["self_reported", FLAG]}
+    assert json.loads(path.read_text()) == {**json.loads(before), "flags": ["self_reported", VERIFIED]}
     assert path.read_text() == before.replace('"self_reported"\n', '"self_reported",\n    "verified"\n')
     assert sorted(path.parent.iterdir()) == files
-    assert read_result(path).flags == ("self_reported", FLAG)
+    assert read_result(path).flags == ("self_reported", VERIFIED)
     again, written = Verifier(tiny_suite, write=True).verify(path), path.read_bytes()
     assert (again.verdict, again.flag) == (Verdict.VERIFIED, "")
     assert path.read_bytes() == written
@@ -187,7 +186,7 @@ def test_a_tampered_value_takes_the_flag_away(out: Path, tiny_suite: Suite) -> N
         assert str(verification.reasons[0]) == (
             f"{path}: metrics.ndcg@20.per_seed[1]: recorded 0.75, found {before}"
         )
-    assert FLAG not in read_result(path).flags
+    assert VERIFIED not in read_result(path).flags
 
 
 def test_a_flattering_main_metric(out: Path, tiny_suite: Suite) -> None:
@@ -277,7 +276,7 @@ def test_missing_foreign_and_unrecorded_files(out: Path, tiny_suite: Suite) -> N
         ),
     }
     # Predictions that are not at hand contradict nothing.
-    assert FLAG in read_result(path).flags
+    assert VERIFIED in read_result(path).flags
 
 
 def test_a_seed_without_a_recorded_hash(out: Path, tiny_suite: Suite) -> None:
@@ -468,7 +467,7 @@ def test_the_command(out: Path, tiny_suite: Suite, capsys: pytest.CaptureFixture
     assert printed.count(" verified ") == 3
     assert "nobody can score it again: run_id, created, kpi_bench, submission, timing, memory" in printed
     assert main([*arguments, "--write"]) == 0
-    assert all(FLAG in read_result(place(out, task)).flags for task in TASKS)
+    assert all(VERIFIED in read_result(place(out, task)).flags for task in TASKS)
     edit(place(out, "shop_music"), "metrics", "ndcg@20", "mean", value=0.9)
     assert main(arguments) == 1
     assert "metrics.ndcg@20.mean: recorded 0.9, found" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from kpi_bench import __version__
 from kpi_bench._io import atomic_folder
 from kpi_bench.errors import ResultError
+from kpi_bench.harness.results import FLAGS
 from kpi_bench.leaderboard._numbers import score
 from kpi_bench.leaderboard.load import Results, require_some, select_suite
 from kpi_bench.leaderboard.queries import read_queries
@@ -28,7 +29,7 @@ from kpi_bench.leaderboard.site.data import (
     script_json,
     submission_payload,
 )
-from kpi_bench.leaderboard.site.facts import FLAG_MEANINGS, submission_facts
+from kpi_bench.leaderboard.site.facts import submission_facts
 from kpi_bench.leaderboard.tables import BoardTable, TaskColumn, board
 
 MARK = ".kpi-bench-site"
@@ -187,7 +188,7 @@ class _Writer:
             depth=1,
             board=payload,
             board_json=Markup(script_json(payload)),
-            flags=FLAG_MEANINGS,
+            flags=FLAGS,
         )
         names = Markup(script_json(compare_payload(table)))
         self.page(f"{suite}/compare.html", "compare.html.j2", depth=1, board=payload, compare_json=names)

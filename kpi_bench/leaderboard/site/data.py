@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from kpi_bench.harness.results import Result
+from kpi_bench.harness.results import VERIFIED, Result
 from kpi_bench.leaderboard import _numbers
 from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, HIGHER_IS_BETTER
 from kpi_bench.leaderboard.render import COST_HEADERS
@@ -144,7 +144,7 @@ def _row(board: BoardTable, row: Row) -> dict[str, Any]:
         "borda": row.borda,
         "covered": row.covered,
         "hw": _short(row.hw_id),
-        "verified": "verified" in row.flags,
+        "verified": VERIFIED in row.flags,
         "description": next(iter(row.cells.values())).result.submission.description,
         "cells": [_cell(row.cells.get(task.name)) for task in board.tasks],
         "costs": [_cost(row, column) for column in COLUMNS],

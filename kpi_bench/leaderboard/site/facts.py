@@ -11,23 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kpi_bench._schema import encode
-from kpi_bench.harness.results import Result
+from kpi_bench.harness.results import FLAGS, VERIFIED, Result
 from kpi_bench.leaderboard import _numbers
 from kpi_bench.leaderboard.render import COST_HEADERS
 from kpi_bench.leaderboard.site.reproduce import Step, comparison, reproduction, verification
-from kpi_bench.leaderboard.site.task_facts import VERIFIED, Meaning, TaskFacts, plain, task_facts
+from kpi_bench.leaderboard.site.task_facts import Meaning, TaskFacts, plain, task_facts
 from kpi_bench.leaderboard.tables import BoardTable, Row
 
-FLAG_MEANINGS = {
-    VERIFIED: "the stored predictions of every task were scored again, with the same outcome",
-    "self_reported": "scored from predictions made elsewhere: nobody re-ran it, and its costs are unknown",
-    "single_seed": "at least one task was run with one seed: another run may give another figure",
-    "resumed": "its runs were made in several sessions; time lost to an interruption is not counted",
-    "reused_pretrained": "pre-training was taken over from an earlier run, not run again",
-    "shared_machine": "its runs shared a machine with others: wall times were taken beside them",
-    "parallel_pretraining": "several processes pre-trained together: the wall time of pre-training is that of all of them at once",
-    "unsteady": "the machine's speed changed by more than 20 % while adapt and predict were timed again",
-}
 FIDELITY_MEANINGS = {
     "faithful": "follows its paper or the authors' code",
     "reconstruction": "the paper leaves parts open, which were filled in",
@@ -139,7 +129,7 @@ def submission_facts(board: BoardTable, row: Row) -> SubmissionFacts:
         ),
         size=row.size,
         tags=row.tags,
-        flags=tuple(Meaning(flag, FLAG_MEANINGS.get(flag, "")) for flag in row.flags),
+        flags=tuple(Meaning(flag, FLAGS.get(flag, "")) for flag in row.flags),
         paper=_address(newest.paper),
         source=_address(newest.source_url),
         verified="all" if n_verified == len(results) else "some" if n_verified else "none",

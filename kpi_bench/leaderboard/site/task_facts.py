@@ -9,11 +9,10 @@ from statistics import fmean, median
 from typing import Any
 
 from kpi_bench.evaluators.intervals import Interval
-from kpi_bench.harness.results import MetricSummary, PhaseTiming, Result, RoundTiming
+from kpi_bench.harness.results import VERIFIED, MetricSummary, PhaseTiming, Result, RoundTiming
 from kpi_bench.leaderboard import _numbers
 from kpi_bench.leaderboard.tables import Cell
 
-VERIFIED = "verified"
 VARIANT_MEANINGS = {
     "mudok": "train alone is masked, valid items stay candidates: how the MuDoK authors score",
     "dedup": "without test rows whose text occurs word for word in train or valid",
