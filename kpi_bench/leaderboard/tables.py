@@ -59,6 +59,7 @@ class Row:
 
     name: str
     version: str
+    description: str
     kind: str
     size: str
     fidelity: str
@@ -223,6 +224,7 @@ def _row(
     return Row(
         name=name,
         version=newest.version,
+        description=newest.description,
         kind=newest.kind,
         size=newest.size,
         fidelity=newest.fidelity,

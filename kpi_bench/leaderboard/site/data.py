@@ -145,7 +145,7 @@ def _row(board: BoardTable, row: Row) -> dict[str, Any]:
         "covered": row.covered,
         "hw": _short(row.hw_id),
         "verified": VERIFIED in row.flags,
-        "description": next(iter(row.cells.values())).result.submission.description,
+        "description": row.description,
         "cells": [_cell(row.cells.get(task.name)) for task in board.tasks],
         "costs": [_cost(row, column) for column in COLUMNS],
         "cost_ranks": [rank.rank if rank else None for rank in ranks],

@@ -118,7 +118,7 @@ def submission_facts(board: BoardTable, row: Row) -> SubmissionFacts:
     return SubmissionFacts(
         name=row.name,
         version=row.version,
-        description=newest.description,
+        description=row.description,
         floor=row.floor,
         kind=Meaning(row.kind, KIND_MEANINGS.get(newest.kind, "")),
         fidelity=Meaning(row.fidelity, FIDELITY_MEANINGS.get(row.fidelity, "")),
