@@ -111,7 +111,8 @@
     Object.assign(plots.style, many
       ? { display: "grid", gridTemplateColumns: `repeat(auto-fill, minmax(min(100%, ${PANEL_WIDTH}px), 1fr))`, gap: "1rem 2rem", maxWidth: "" }
       : { display: "block", maxWidth: "60rem" });
-    plots.style.minHeight = `${plots.offsetHeight}px`; // The page does not jump while the plots change.
+    // The page does not jump while the plots change, but once, and then the focus stays in view.
+    Object.assign(plots.style, { height: `${plots.offsetHeight}px`, overflow: "hidden" });
     const boxes = job.panels.map(() => el("div", { className: "chart-plot" }));
     plots.replaceChildren(...boxes.map((box, i) => {
       const title = job.panels[i].title;
@@ -122,8 +123,20 @@
     drawing.width = plots.clientWidth;
     drawing.views = drawing.width ? boxes.map((box, i) => view(box, job, job.panels[i])) : [];
     await Promise.all(drawing.views.map((one, i) => settle(one, job.panels[i])));
-    plots.style.minHeight = "";
+    if (job !== drawing.job) return;
+    keepFocus(() => Object.assign(plots.style, { height: "", overflow: "" }));
     job.resolve(drawing.views);
+  }
+
+  function keepFocus(change) {
+    const inView = (element) => {
+      const box = element.getBoundingClientRect();
+      return box.bottom > 0 && box.top < innerHeight;
+    };
+    const focused = document.activeElement;
+    const seen = focused && focused !== document.body && inView(focused);
+    change();
+    if (seen && !inView(focused)) focused.scrollIntoView({ block: "nearest" });
   }
 
   function view(box, job, panel) {
