@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from kpi_bench._sorted import distinct
+
 IntArray = NDArray[np.integer]
 
 
@@ -59,7 +61,7 @@ class Csr:
             row.min() < 0 or row.max() >= n_rows or column.min() < 0 or column.max() >= n_columns
         ):
             raise ValueError(f"pairs reach outside of a {n_rows} x {n_columns} matrix")
-        keys = np.unique(row * max(n_columns, 1) + column)
+        keys = distinct(row * max(n_columns, 1) + column)
         row, column = np.divmod(keys, max(n_columns, 1))
         indptr = np.zeros(n_rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(row, minlength=n_rows), out=indptr[1:])

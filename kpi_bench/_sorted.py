@@ -1,9 +1,16 @@
-"""Look-ups in ascending arrays."""
+"""Ascending arrays: made, and looked up in."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+def distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The distinct values, ascending. ``np.unique`` hashes values first (numpy 2.3), which takes ten times a sort where few are equal."""
+    ordered = np.sort(values)
+    first: NDArray[np.bool_] = np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]
+    return ordered[first]
 
 
 def positions(ordered: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:

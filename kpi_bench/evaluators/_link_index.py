@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpi_bench._csr import Csr
+from kpi_bench._sorted import distinct
 from kpi_bench.errors import EvaluationError
 
 Ints = NDArray[np.int64]
@@ -71,18 +72,18 @@ class LinkPredictionIndex:
             )
         asked, known = (test, [train, valid, test]) if split == "test" else (valid, [train, valid])
         keys, rows = np.unique(_pack(asked, n_entities), return_index=True)
-        distinct = asked[rows]
+        facts = asked[rows]
         queries, places = np.unique(
-            np.concatenate([_query_keys(distinct, side, n_entities, n_relations) for side in (TAIL, HEAD)]),
+            np.concatenate([_query_keys(facts, side, n_entities, n_relations) for side in (TAIL, HEAD)]),
             return_inverse=True,
         )
         tail_query, head_query = np.split(places, 2)
-        answers = np.concatenate([distinct[:, 2], distinct[:, 0]])
+        answers = np.concatenate([facts[:, 2], facts[:, 0]])
         positives = Csr.from_pairs(places, answers, (len(queries), n_entities))
         cells = positives.row_ids() * n_entities + positives.indices
         group, entity = np.divmod(queries, n_entities)
         direction, relation = np.divmod(group, n_relations)
-        train_keys = np.unique(_pack(train, n_entities))
+        train_keys = distinct(_pack(train, n_entities))
         ends, train_relation = _unpack(train_keys, n_entities)
         return cls(
             n_entities=n_entities,
@@ -93,11 +94,11 @@ class LinkPredictionIndex:
             direction=direction.astype(np.int8),
             positives=positives,
             filters=_filters(queries, known, n_entities, n_relations),
-            triples=distinct,
+            triples=facts,
             rows=rows.astype(np.int64),
             n_duplicates=len(asked) - len(keys),
-            tail_place=np.searchsorted(cells, tail_query * n_entities + distinct[:, 2]),
-            head_place=np.searchsorted(cells, head_query * n_entities + distinct[:, 0]),
+            tail_place=np.searchsorted(cells, tail_query * n_entities + facts[:, 2]),
+            head_place=np.searchsorted(cells, head_query * n_entities + facts[:, 0]),
             entity_frequency=np.bincount(ends, minlength=n_entities),
             relation_frequency=np.bincount(train_relation, minlength=n_relations),
         )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
+from kpi_bench._sorted import distinct
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators._confusion import f1_from_counts, one_hot
 from kpi_bench.evaluators._hash import STEP, mix64
@@ -64,8 +65,8 @@ def score_classification(
         raise EvaluationError(f"{len(truth)} true labels but {n} examples")
     if n == 0:
         raise EvaluationError("there are no examples to score")
-    if len(np.unique(ids)) != n:
-        raise EvaluationError(f"{n - len(np.unique(ids))} example id(s) are repeated: each counts once")
+    if (n_repeated := n - len(distinct(ids))) > 0:
+        raise EvaluationError(f"{n_repeated} example id(s) are repeated: each counts once")
     if positive is not None and (len(names) != 2 or positive not in labels):
         raise EvaluationError(
             f"positive={positive} needs two labels and to be one of them, not {list(labels)}"

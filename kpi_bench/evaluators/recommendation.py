@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpi_bench._csr import Csr
-from kpi_bench._sorted import positions
+from kpi_bench._sorted import distinct, positions
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators._recommendation_metrics import (
     MISSED,
@@ -140,7 +140,7 @@ def score_ranks(
 
 def _queries(query_users: Ints, positives: Csr) -> Ints:
     """Query users that have test items, ascending and distinct."""
-    queries = np.unique(np.asarray(query_users, dtype=np.int64))
+    queries = distinct(np.asarray(query_users, dtype=np.int64))
     _check_ids("query user", queries, positives.n_rows)
     return queries[positives.lengths()[queries] > 0]
 
@@ -225,26 +225,26 @@ def in_order(
 
 def _check_lists(users: Ints, items: Ints, n_items: int, exclude: Csr | None) -> None:
     pairs = np.sort(users * n_items + items)
-    _refuse(
-        "items are twice in a list",
-        np.concatenate([[False], pairs[1:] == pairs[:-1]])[: len(pairs)],
-        pairs // n_items,
-    )
+    again = pairs[1:][pairs[1:] == pairs[:-1]]
+    _refuse("items are twice in a list", np.ones(len(again), dtype=bool), again // n_items)
     if exclude is not None:
-        masked = exclude.row_ids() * n_items + exclude.indices
-        _refuse("items are masked for their user", positions(masked, pairs) >= 0, pairs // n_items)
+        rows = exclude.row_ids()
+        # The masked items are looked up in the lists: they are fewer, and in order.
+        _refuse(
+            "items are masked for their user", positions(pairs, rows * n_items + exclude.indices) >= 0, rows
+        )
 
 
 def ranks_in_lists(wanted: Ints, listed: Ints, ranks: Ints) -> Ints:
     """Rank of each wanted (user, item) key among the listed ones, the largest int64 for those that are not there; int64 each.
 
-    :func:`score_ranks` and ``metrics_from_ranks`` take such ranks.
+    Listed keys are distinct. :func:`score_ranks` and ``metrics_from_ranks`` take such ranks.
     """
-    order = np.argsort(wanted)
-    places = positions(wanted[order], listed)
+    order = np.argsort(listed)
+    places = positions(listed[order], wanted)
     found = np.full(len(wanted), MISSED, dtype=np.int64)
     hit = places >= 0
-    found[order[places[hit]]] = ranks[hit]
+    found[hit] = ranks[order[places[hit]]]
     return found
 
 

@@ -202,25 +202,24 @@ def read_ranked_lists(path: Path, task: RecommendationTask, queries: Recommendat
             "item is returned twice for the user",
         )
     order = _by_user_and_rank(user, rank)
+    users, ranks, scores = user[order], rank[order], score[order]
     first_of_user = np.ones(len(user), dtype=bool)
-    first_of_user[1:] = user[order][1:] != user[order][:-1]
-    expected = np.ones(len(user), dtype=np.int64)
-    expected[1:] = np.where(first_of_user[1:], 1, rank[order][:-1] + 1)
-    gap = np.zeros(len(user), dtype=bool)
-    gap[order] = rank[order] != expected
-    if check(gap, "ranks of the user are not 1, 2, 3, ..."):
+    np.not_equal(users[1:], users[:-1], out=first_of_user[1:])
+    wrong = np.zeros(len(user), dtype=bool)
+    wrong[order] = ranks != np.where(first_of_user, 1, np.concatenate([[0], ranks])[: len(ranks)] + 1)
+    if check(wrong, "ranks of the user are not 1, 2, 3, ..."):
         rising = np.zeros(len(user), dtype=bool)
-        rising[order[1:]] = ~first_of_user[1:] & (score[order][1:] > score[order][:-1])
-        check(rising, "score is higher than at the rank before")
+        rising[1:] = ~first_of_user[1:] & (scores[1:] > scores[:-1])
+        wrong[order] = rising
+        check(wrong, "score is higher than at the rank before")
     refuse(str(path), problems)
     return RankedLists(user, rank, item, score)
 
 
-def _by_user_and_rank(user: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order of the rows by user, then rank; sorting is spared where they already are."""
-    rows = np.arange(len(user))
+def _by_user_and_rank(user: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64] | slice:
+    """Order of the rows by user, then rank; sorting and copies are spared where they already are."""
     rising = (user[1:] > user[:-1]) | ((user[1:] == user[:-1]) & (rank[1:] >= rank[:-1]))
-    return rows if rising.all() else np.lexsort((rank, user))
+    return slice(None) if rising.all() else np.lexsort((rank, user))
 
 
 def read_class_scores(path: Path, task: ClassificationTask, queries: ClassificationQueries) -> ClassScores:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kpi_bench._io import sha256_file, write_parquet
+from kpi_bench._sorted import distinct
 from kpi_bench.errors import SuiteError
 from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.protocol import (
@@ -115,7 +116,7 @@ def query_frame(task: Task) -> pd.DataFrame:
 
 def test_users(task: RecommendationTask) -> NDArray[np.int64]:
     """Users with at least one test item, ascending, int64 ``[n]``."""
-    return np.unique(_present(task.test, task.spec).users)
+    return distinct(_present(task.test, task.spec).users)
 
 
 def read_queries(folder: Path, task: Task, *, mask: tuple[str, ...] | None = None) -> Queries:

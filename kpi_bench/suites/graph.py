@@ -130,18 +130,24 @@ def _adjacency(
         raise SuiteError(
             f"a graph of {n_entities} entities is beyond int32 adjacency; split it into several KGs"
         )
-    order = _edge_order(rows, relations, columns, n_entities)
     indptr = np.zeros(n_entities + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=n_entities), out=indptr[1:])
-    return Adjacency(indptr, columns[order].astype(np.int32), relations[order].astype(np.int32))
+    return Adjacency(indptr, *_in_order(rows, relations, columns, n_entities))
 
 
-def _edge_order(
+def _in_order(
     rows: NDArray[np.int64], relations: NDArray[np.int64], columns: NDArray[np.int64], n_entities: int
-) -> NDArray[np.int64]:
-    """Order of edges by row, relation and column."""
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Columns and relations of the edges by row, relation and column."""
     n_relations = int(relations.max(initial=0)) + 1
     if n_entities * n_relations * n_entities > np.iinfo(np.int64).max:
-        return np.lexsort((columns, relations, rows))
-    # One number an edge sorts sixteen times faster than three columns. Equal numbers are equal edges, so the sort need not be stable.
-    return np.argsort((rows * n_relations + relations) * n_entities + columns)
+        order = np.lexsort((columns, relations, rows))
+        return columns[order].astype(np.int32), relations[order].astype(np.int32)
+    # An edge is one number, which says all when sorted: nothing is looked up in the order of another sort.
+    keys = rows * n_relations
+    keys += relations
+    keys *= n_entities
+    keys += columns
+    keys.sort()
+    pairs, ends = np.divmod(keys, max(n_entities, 1), out=(keys, np.empty_like(keys)))
+    return ends.astype(np.int32), np.remainder(pairs, n_relations, out=pairs).astype(np.int32)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kpi_bench._io import read_json, sha256_text, write_json
 from kpi_bench._schema import decode, encode
@@ -18,6 +19,7 @@ from kpi_bench.suites.task import KgSpec, TaskSpec
 
 SCHEMA_VERSION = 1
 MANIFEST = "suite.json"
+_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,40 @@ class Manifest:
 
 
 def content_hash(table: pa.Table) -> str:
-    """SHA-256 of a table's column names and values, independent of how Parquet encodes them."""
+    """SHA-256 of a table's column names and values, independent of how Parquet encodes them.
+
+    Raises:
+        ValueError: a text is not UTF-8.
+    """
     digest = hashlib.sha256()
     for name, column in zip(table.column_names, table.columns, strict=True):
         digest.update(f"{name}:{column.type}:{len(column)}\n".encode())
         if pa.types.is_integer(column.type) and column.null_count == 0:
-            digest.update(column.to_numpy().astype(np.int64).astype("<i8").tobytes())
-        else:
-            digest.update(json.dumps(column.to_pylist(), ensure_ascii=False).encode("utf-8"))
+            for chunk in column.chunks:
+                digest.update(np.ascontiguousarray(chunk.to_numpy(), dtype="<i8").data)
+            continue
+        # The JSON of the whole column, a piece at a time.
+        digest.update(b"[")
+        for start in range(0, len(column), _ROWS):
+            digest.update(b", " if start else b"")
+            digest.update(_items(pa.concat_arrays(column.slice(start, _ROWS).chunks)))
+        digest.update(b"]")
     return digest.hexdigest()
+
+
+def _items(values: pa.Array) -> bytes:
+    """UTF-8 of what ``json.dumps`` writes between the brackets of a list."""
+    if pa.types.is_string(values.type) and values.null_count == 0:
+        values.validate(full=True)
+        _, offsets, data = values.buffers()
+        ends = np.frombuffer(offsets, np.int32)[[values.offset, values.offset + len(values)]]
+        text = np.frombuffer(data or b"", np.uint8)[slice(*ends)]
+        if not ((text < ord(" ")) | (text == ord('"')) | (text == ord("\\"))).any():
+            # Nothing to escape: a tenth of the time.
+            whole = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+            joined: bytes = pc.binary_join(whole, '", "')[0].as_buffer().to_pybytes()
+            return b'"' + joined + b'"'
+    return json.dumps(values.to_pylist(), ensure_ascii=False)[1:-1].encode("utf-8")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

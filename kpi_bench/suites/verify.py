@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kpi_bench._io import sha256_file
+from kpi_bench._sorted import positions
 from kpi_bench.errors import SuiteError
 from kpi_bench.suites.manifest import Manifest, content_hash
 from kpi_bench.suites.task import TaskKind, TaskSpec
@@ -25,32 +27,66 @@ def verify_suite(folder: Path, manifest: Manifest, *, contents: bool = True) -> 
     Raises:
         SuiteError: lists every fault found as ``file: row: rule``.
     """
-    faults = list(_file_faults(folder, manifest))
-    if not faults and contents:
-        # Each step reads what the one before it found sound: the rules on values need the right columns without nulls.
-        faults = list(_table_faults(folder, manifest)) or list(_content_faults(folder, manifest))
+    suite = _Files(folder, manifest)
+    values = list(_content_faults(suite, manifest)) if contents else []
+    suite.read_rest()
+    # What columns say is told where all files are sound, what values say where all columns are.
+    faults = list(suite.faults.values()) or suite.column_faults or values
     if faults:
         shown = "\n".join(f"  - {fault}" for fault in faults[:MAX_SHOWN])
         more = f"\n  ... and {len(faults) - MAX_SHOWN} more" if len(faults) > MAX_SHOWN else ""
         raise SuiteError(f"suite {manifest.name} in {folder} breaks {len(faults)} rule(s):\n{shown}{more}")
 
 
-def _file_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
-    for required in expected_files(manifest):
-        if required not in manifest.files:
-            yield f"suite.json: files: {required} is required by the manifest's KGs and tasks but not listed"
-    for path, entry in manifest.files.items():
-        target = folder / path
+class _Files:
+    """The files of a suite, each decoded once: ``faults`` of the files against the manifest, by path, and ``column_faults`` of the tables."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.entries = folder, manifest.files
+        self.column_faults: list[str] = []
+        self.faults = {
+            path: f"suite.json: files: {path} is required by the manifest's KGs and tasks but not listed"
+            for path in expected_files(manifest)
+            if path not in manifest.files
+        }
+        self._unread = set(manifest.files)
+
+    def read_rest(self) -> None:
+        """Check the files that no rule has asked for, against the manifest alone."""
+        for path in self.entries:
+            if path in self._unread:
+                self._read(path)
+
+    def table(
+        self, path: str, allowed: tuple[pa.Schema, ...], nullable: tuple[str, ...] = ()
+    ) -> pa.Table | None:
+        """The table at ``path``, None where the file or its columns are at fault."""
+        table = self._read(path)
+        if table is None:
+            return None
+        faults = list(_schema_faults(path, table, allowed, nullable))
+        self.column_faults += faults
+        return None if faults else table
+
+    def _read(self, path: str) -> pa.Table | None:
+        self._unread.discard(path)
+        if path not in self.entries:
+            return None
+        target, entry = self.folder / path, self.entries[path]
         if not target.is_file():
-            yield f"{path}: the file is listed in suite.json but missing"
+            fault = "the file is listed in suite.json but missing"
         elif target.stat().st_size != entry.bytes:
-            yield f"{path}: {target.stat().st_size} bytes, suite.json says {entry.bytes}"
+            fault = f"{target.stat().st_size} bytes, suite.json says {entry.bytes}"
         elif sha256_file(target) != entry.sha256:
-            yield f"{path}: its SHA-256 differs from suite.json; fetch or build the suite again"
-        elif (rows := pq.read_metadata(target).num_rows) != entry.rows:
-            yield f"{path}: {rows} rows, suite.json says {entry.rows}"
-        elif content_hash(pq.read_table(target)) != entry.content:
-            yield f"{path}: its values differ from the content hash in suite.json"
+            fault = "its SHA-256 differs from suite.json; fetch or build the suite again"
+        elif (table := pq.read_table(target)).num_rows != entry.rows:
+            fault = f"{table.num_rows} rows, suite.json says {entry.rows}"
+        elif content_hash(table) != entry.content:
+            fault = "its values differ from the content hash in suite.json"
+        else:
+            return table
+        self.faults[path] = f"{path}: {fault}"
+        return None
 
 
 def expected_files(manifest: Manifest) -> list[str]:
@@ -66,121 +102,128 @@ def expected_files(manifest: Manifest) -> list[str]:
     return files
 
 
-def _table_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _content_faults(suite: _Files, manifest: Manifest) -> Iterator[str]:
+    """Faults of values. A table that cannot be read has faults of its own, and what depends on it is left alone."""
+    entities: dict[str, int] = {}
+    relations: dict[str, int] = {}
     for kg in manifest.kgs:
         base = f"kgs/{kg.name}"
-        yield from _schema_faults(folder, f"{base}/triples.parquet", (TRIPLES,))
-        yield from _schema_faults(folder, f"{base}/entities.parquet", (ENTITIES,), nullable=("name", "text"))
-        yield from _schema_faults(folder, f"{base}/relations.parquet", (RELATIONS,))
-        if f"{base}/links.parquet" in manifest.files:
-            yield from _schema_faults(folder, f"{base}/links.parquet", (LINKS,))
-    for task in manifest.tasks:
-        for split in SPLITS:
-            yield from _schema_faults(folder, f"tasks/{task.name}/{split}.parquet", split_schemas(task.kind))
-        if task.kind is TaskKind.RECOMMENDATION:
-            yield from _schema_faults(
-                folder, f"tasks/{task.name}/items.parquet", (ITEMS,), nullable=("entity",)
-            )
-
-
-def _content_faults(folder: Path, manifest: Manifest) -> Iterator[str]:
-    entity_counts: dict[str, int] = {}
-    relation_counts: dict[str, int] = {}
-    for kg in manifest.kgs:
-        base = f"kgs/{kg.name}"
-        entities = _read(folder, f"{base}/entities.parquet")
-        relations = _read(folder, f"{base}/relations.parquet")
-        entity_counts[kg.name], relation_counts[kg.name] = entities.num_rows, relations.num_rows
-        yield from _dense(f"{base}/entities.parquet", entities, "entity")
-        yield from _dense(f"{base}/relations.parquet", relations, "relation")
-        keys = entities.column("key").to_pandas()
-        yield from _first(f"{base}/entities.parquet", keys.duplicated().to_numpy(), "key is not unique")
-        yield from _triple_faults(folder, f"{base}/triples.parquet", entities.num_rows, relations.num_rows)
+        yield from _node_faults(suite, f"{base}/entities.parquet", kg.name, entities)
+        path = f"{base}/relations.parquet"
+        if (table := suite.table(path, (RELATIONS,))) is not None:
+            relations[kg.name] = table.num_rows
+            yield from _dense(path, table, "relation")
+        yield from _triple_faults(suite, f"{base}/triples.parquet", kg.name, entities, relations)
     for kg in manifest.kgs:
         path = f"kgs/{kg.name}/links.parquet"
-        if path in manifest.files:
-            yield from _link_faults(folder, path, kg.name, entity_counts)
+        if path in manifest.files and (table := suite.table(path, (LINKS,))) is not None:
+            yield from _link_faults(path, table, kg.name, entities)
+    names = [kg.name for kg in manifest.kgs]
     for task in manifest.tasks:
-        if task.kg not in entity_counts:
+        if task.kg not in names:
             yield f"suite.json: task {task.name}: its KG {task.kg!r} is not in the suite"
-        elif task.kind is TaskKind.RECOMMENDATION:
-            yield from _recommendation_faults(folder, task, entity_counts[task.kg])
+        if task.kind is TaskKind.RECOMMENDATION:
+            yield from _recommendation_faults(suite, task, entities)
         elif task.kind is TaskKind.CLASSIFICATION:
-            yield from _classification_faults(folder, task, entity_counts[task.kg])
+            yield from _classification_faults(suite, task, entities)
         else:
             for split in SPLITS:
                 path = f"tasks/{task.name}/{split}.parquet"
-                yield from _triple_faults(folder, path, entity_counts[task.kg], relation_counts[task.kg])
+                yield from _triple_faults(suite, path, task.kg, entities, relations)
 
 
-def _triple_faults(folder: Path, path: str, n_entities: int, n_relations: int) -> Iterator[str]:
-    table = _read(folder, path)
+def _node_faults(suite: _Files, path: str, kg: str, counts: dict[str, int]) -> Iterator[str]:
+    table = suite.table(path, (ENTITIES,), nullable=("name", "text"))
+    if table is None:
+        return
+    counts[kg] = table.num_rows
+    yield from _dense(path, table, "entity")
+    keys = table.column("key")
+    if pc.count_distinct(keys).as_py() != len(keys):
+        yield from _first(path, keys.to_pandas().duplicated().to_numpy(), "key is not unique")
+
+
+def _triple_faults(
+    suite: _Files, path: str, kg: str, entities: dict[str, int], relations: dict[str, int]
+) -> Iterator[str]:
+    table = suite.table(path, (TRIPLES,))
+    if table is None or kg not in entities or kg not in relations:
+        return
+    n_entities, n_relations = entities[kg], relations[kg]
     head, relation, tail = (_ints(table, name) for name in TRIPLES.names)
     in_range = list(_range(path, head, n_entities, "head")) + list(_range(path, tail, n_entities, "tail"))
     in_range += list(_range(path, relation, n_relations, "relation"))
     yield from in_range
     if not in_range:
         keys = (head * n_relations + relation) * n_entities + tail
-        yield from _first(path, _repeated(keys), "the triple occurs before")
+        yield from _repeats(path, keys, np.sort(keys), "the triple occurs before")
 
 
-def _link_faults(folder: Path, path: str, kg: str, entity_counts: dict[str, int]) -> Iterator[str]:
-    table = _read(folder, path)
-    yield from _range(path, _ints(table, "entity"), entity_counts[kg], "entity")
+def _link_faults(path: str, table: pa.Table, kg: str, entities: dict[str, int]) -> Iterator[str]:
+    if kg in entities:
+        yield from _range(path, _ints(table, "entity"), entities[kg], "entity")
     other = np.asarray(table.column("other_kg").to_pylist(), dtype=object)
     for name in sorted(set(other)):
-        if name not in entity_counts:
+        if name not in entities:
             yield f"{path}: other_kg {name!r} is not in the suite"
         else:
             yield from _range(
-                path, _ints(table, "other_entity")[other == name], entity_counts[name], "other_entity"
+                path, _ints(table, "other_entity")[other == name], entities[name], "other_entity"
             )
 
 
-def _recommendation_faults(folder: Path, task: TaskSpec, n_entities: int) -> Iterator[str]:
+def _recommendation_faults(suite: _Files, task: TaskSpec, entities: dict[str, int]) -> Iterator[str]:
     base = f"tasks/{task.name}"
-    items = _read(folder, f"{base}/items.parquet")
-    yield from _dense(f"{base}/items.parquet", items, "item")
-    yield from _range(
-        f"{base}/items.parquet", items.column("entity").drop_null().to_numpy(), n_entities, "entity"
-    )
+    path = f"{base}/items.parquet"
+    items = suite.table(path, (ITEMS,), nullable=("entity",))
+    if items is not None:
+        yield from _dense(path, items, "item")
+        if task.kg in entities:
+            linked = items.column("entity").drop_null().to_numpy()
+            yield from _range(path, linked, entities[task.kg], "entity")
     if task.n_users is None or not task.ks:
         yield f"suite.json: task {task.name}: a recommendation task needs n_users and ks"
-        return
-    seen: list[tuple[str, NDArray[np.int64]]] = []
+    splits = _Splits()
     for split in SPLITS:
         path = f"{base}/{split}.parquet"
-        table = _read(folder, path)
+        table = suite.table(path, split_schemas(task.kind))
+        if table is None or items is None or task.n_users is None:
+            continue
         users, item_ids = _ints(table, "user"), _ints(table, "item")
         yield from _range(path, users, task.n_users, "user")
         yield from _range(path, item_ids, items.num_rows, "item")
-        keys = users * items.num_rows + item_ids
-        yield from _first(path, _repeated(keys), "the (user, item) pair occurs before")
-        for earlier, earlier_keys in seen:
-            yield from _first(
-                path, np.isin(keys, earlier_keys), f"the (user, item) pair is also in {earlier}"
-            )
-        seen.append((split, keys))
+        yield from splits.faults(path, split, users * items.num_rows + item_ids, "the (user, item) pair")
 
 
-def _classification_faults(folder: Path, task: TaskSpec, n_entities: int) -> Iterator[str]:
+def _classification_faults(suite: _Files, task: TaskSpec, entities: dict[str, int]) -> Iterator[str]:
     if not task.labels:
         yield f"suite.json: task {task.name}: a classification task needs labels"
-    seen: list[tuple[str, NDArray[np.int64]]] = []
+    splits = _Splits()
     for split in SPLITS:
         path = f"tasks/{task.name}/{split}.parquet"
-        table = _read(folder, path)
-        examples = _ints(table, "example")
-        yield from _range(path, _ints(table, "entity"), n_entities, "entity")
+        table = suite.table(path, split_schemas(task.kind))
+        if table is None:
+            continue
+        if task.kg in entities:
+            yield from _range(path, _ints(table, "entity"), entities[task.kg], "entity")
         yield from _range(path, _ints(table, "label"), len(task.labels), "label")
-        yield from _first(path, _repeated(examples), "the example id occurs before")
-        for earlier, earlier_ids in seen:
-            yield from _first(path, np.isin(examples, earlier_ids), f"the example id is also in {earlier}")
-        seen.append((split, examples))
+        yield from splits.faults(path, split, _ints(table, "example"), "the example id")
 
 
-def _read(folder: Path, path: str) -> pa.Table:
-    return pq.read_table(folder / path)
+class _Splits:
+    """The keys of a task's splits so far, ascending: a key occurs once in all of them."""
+
+    def __init__(self) -> None:
+        self._seen: list[tuple[str, NDArray[np.int64]]] = []
+
+    def faults(self, path: str, split: str, keys: NDArray[np.int64], what: str) -> Iterator[str]:
+        """Keys, int64 ``[n]``, that occur before in the split or in an earlier one."""
+        ordered = np.sort(keys)
+        yield from _repeats(path, keys, ordered, f"{what} occurs before")
+        for earlier, known in self._seen:
+            if (positions(known, ordered) >= 0).any():
+                yield from _first(path, np.isin(keys, known), f"{what} is also in {earlier}")
+        self._seen.append((split, ordered))
 
 
 def _ints(table: pa.Table, column: str) -> NDArray[np.int64]:
@@ -189,9 +232,8 @@ def _ints(table: pa.Table, column: str) -> NDArray[np.int64]:
 
 
 def _schema_faults(
-    folder: Path, path: str, allowed: tuple[pa.Schema, ...], nullable: tuple[str, ...] = ()
+    path: str, table: pa.Table, allowed: tuple[pa.Schema, ...], nullable: tuple[str, ...]
 ) -> Iterator[str]:
-    table = _read(folder, path)
     if not any(table.schema.remove_metadata().equals(schema) for schema in allowed):
         found = ", ".join(f"{field.name}:{field.type}" for field in table.schema)
         wanted = " or ".join(
@@ -211,13 +253,16 @@ def _dense(path: str, table: pa.Table, column: str) -> Iterator[str]:
 
 
 def _range(path: str, values: NDArray[np.int64], n: int, column: str) -> Iterator[str]:
-    yield from _first(path, (values < 0) | (values >= n), f"{column} is outside 0..{n - 1}")
+    if len(values) and (values.min() < 0 or values.max() >= n):
+        yield from _first(path, (values < 0) | (values >= n), f"{column} is outside 0..{n - 1}")
 
 
-def _repeated(keys: NDArray[np.int64]) -> NDArray[np.bool_]:
-    repeated = np.ones(len(keys), dtype=bool)
-    repeated[np.unique(keys, return_index=True)[1]] = False
-    return repeated
+def _repeats(path: str, keys: NDArray[np.int64], ordered: NDArray[np.int64], rule: str) -> Iterator[str]:
+    """Rows are looked at one by one only where the sorted keys tell of a repeated one."""
+    if (ordered[1:] == ordered[:-1]).any():
+        repeated = np.ones(len(keys), dtype=bool)
+        repeated[np.unique(keys, return_index=True)[1]] = False
+        yield from _first(path, repeated, rule)
 
 
 def _first(path: str, wrong: NDArray[np.bool_], rule: str) -> Iterator[str]:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kpi_bench._io import read_json, write_json
 from kpi_bench.errors import SuiteError
@@ -70,6 +74,57 @@ def test_digest_depends_on_values_not_on_bytes(tiny_suite: Suite) -> None:
     assert dataclasses.replace(manifest, files=changed).digest != manifest.digest
     assert dataclasses.replace(manifest, version="9").digest != manifest.digest
     assert dataclasses.replace(manifest, description="other words").digest == manifest.digest
+
+
+def plain_content_hash(table: pa.Table) -> str:
+    """The definition, a column at a time: little-endian int64 where nothing is null, else JSON."""
+    digest = hashlib.sha256()
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        digest.update(f"{name}:{column.type}:{len(column)}\n".encode())
+        values = column.to_pylist()
+        if pa.types.is_integer(column.type) and column.null_count == 0:
+            digest.update(b"".join(value.to_bytes(8, "little", signed=True) for value in values))
+        else:
+            digest.update(json.dumps(values, ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+TEXTS = st.text(st.sampled_from('aé好"\\\n\x00\x7f\u2028,[ '), max_size=6)
+
+
+@given(
+    st.lists(st.none() | TEXTS, max_size=20),
+    st.lists(TEXTS, max_size=20),
+    st.lists(st.integers(-(2**63), 2**63 - 1), max_size=20),
+    st.integers(1, 7),
+)
+def test_content_hash_is_that_of_its_definition(
+    some: list[str | None], texts: list[str], numbers: list[int], rows: int
+) -> None:
+    for values, kind in (
+        (some, pa.string()),
+        (texts, pa.string()),
+        (texts, pa.large_string()),
+        (numbers, pa.int64()),
+    ):
+        table = pa.table({"a": pa.array(values, kind)})
+        pieces = [table.slice(start, rows) for start in range(0, len(values), rows)]
+        for form in (table, pa.concat_tables(pieces) if pieces else table, table.slice(1)):
+            assert content_hash(form) == plain_content_hash(form)
+
+
+def test_content_hash_of_many_rows() -> None:
+    names = [f"entity {i}" for i in range(40_000)]
+    odd = [*names[:-1], 'say "so"']
+    holes = pa.array([None if i % 3 else i for i in range(40_000)], pa.int64())
+    table = pa.table({"name": names, "text": odd, "entity": holes})
+    assert content_hash(table) == plain_content_hash(table)
+
+
+def test_a_text_that_is_not_utf8_has_no_content_hash() -> None:
+    column = pa.array([b"good", b"\xff\xfe"], pa.binary()).view(pa.string())
+    with pytest.raises(ValueError, match="UTF8"):
+        content_hash(pa.table({"a": column}))
 
 
 def test_content_hash_sees_values_types_names_and_nulls() -> None:
