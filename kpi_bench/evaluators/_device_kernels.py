@@ -1,9 +1,14 @@
 """Block kernels in torch operations, for scores on an accelerator; the contract is that of ``_numba_kernels``.
 
-``scores`` is a float32 tensor on any device; CSR arrays and outputs stay numpy arrays on the host.
+``scores`` is a float32 tensor on any device; CSR arrays and outputs stay numpy arrays on the host. Where a CUDA GPU and triton are there,
+the pass over all scores is ``_triton_kernels``.
 """
 
 from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import torch
@@ -31,17 +36,15 @@ def count_block(
     """For each positive: the other, unfiltered columns scored above it and the same as it."""
     rows, targets, span = _entries(scores, first, positives_ptr, positives)
     wanted = scores[rows, targets]
+    above, same, bad = _count(scores, rows, wanted, _starts(scores, first, positives_ptr))
     pairs = known_pairs(len(scores), first, positives_ptr, filters_ptr, filters)
     known_rows, known, owner = (torch.from_numpy(part).to(scores.device) for part in pairs)
     others, mine = scores[known_rows, known], wanted[owner]
-    above, same = _count(scores, rows, wanted)
-    above -= torch.bincount(owner, others > mine, minlength=len(rows)).long()
-    same -= (
-        1 + torch.bincount(owner, (others == mine) & (known != targets[owner]), minlength=len(rows)).long()
-    )
-    greater[span] = above.cpu().numpy()
-    equal[span] = same.cpu().numpy()
-    return _count_bad(scores)
+    above.scatter_add_(0, owner, -(others > mine).long())
+    same.scatter_add_(0, owner, -((others == mine) & (known != targets[owner])).long())
+    counted = torch.cat([above, same - 1, bad[None]]).cpu().numpy()
+    greater[span], equal[span] = counted[:-1].reshape(2, -1)
+    return int(counted[-1])
 
 
 def rank_block(
@@ -64,7 +67,7 @@ def rank_block(
     scores[masked_rows, masked] = -torch.inf
     rows, targets, span = _entries(scores, first, positives_ptr, positives)
     wanted = scores[rows, targets]
-    above, same = _count(scores, rows, wanted)
+    above, same, _ = _count(scores, rows, wanted, _starts(scores, first, positives_ptr))
     columns = torch.arange(scores.shape[1], device=scores.device)
     for tied in torch.split(torch.nonzero(same > 1)[:, 0], max(1, _CELLS // max(1, scores.shape[1]))):
         level = scores[rows[tied]] == wanted[tied, None]
@@ -91,11 +94,29 @@ def select_block(scores: Tensor, first: int, masks_ptr: Ints, masks: Ints, keys:
 
 def _count_bad(scores: Tensor) -> int:
     """Number of NaN and infinite values."""
-    return int((~torch.isfinite(scores)).sum())
+    return int(_not_finite(scores))
 
 
-def _count(scores: Tensor, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores above and equal to each wanted score in its row, int64."""
+def _not_finite(scores: Tensor) -> Tensor:
+    return (~torch.isfinite(scores)).sum()
+
+
+@cache
+def _one_pass() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] | None:
+    """The Triton kernel, where it can run."""
+    if not torch.cuda.is_available() or importlib.util.find_spec("triton") is None:
+        return None
+    from kpi_bench.evaluators._triton_kernels import count
+
+    return count
+
+
+def _count(scores: Tensor, rows: Tensor, wanted: Tensor, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores above and equal to each wanted score in its row, int64, and how many scores are not finite; the wanted ones of row b are
+    those from ``starts[b]`` on."""
+    one_pass = _one_pass() if scores.device.type == "cuda" else None
+    if one_pass is not None:
+        return one_pass(scores, starts, wanted)
     step = max(1, _CELLS // max(1, scores.shape[1]))
     above, same = torch.empty_like(rows), torch.empty_like(rows)
     for start in range(0, len(rows), step):
@@ -103,7 +124,13 @@ def _count(scores: Tensor, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor
         chosen = scores[rows[part]]
         above[part] = (chosen > wanted[part, None]).sum(1)
         same[part] = (chosen == wanted[part, None]).sum(1)
-    return above, same
+    return above, same, _not_finite(scores)
+
+
+def _starts(scores: Tensor, first: int, ptr: Ints) -> Tensor:
+    """Where the entries of each of the block's rows begin among those of the block, int64 ``[B + 1]``."""
+    bounds = ptr[first : first + len(scores) + 1]
+    return torch.from_numpy(bounds - bounds[0]).to(scores.device)
 
 
 def _entries(scores: Tensor, first: int, ptr: Ints, columns: Ints) -> tuple[Tensor, Tensor, slice]:
