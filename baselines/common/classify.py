@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from baselines.common.device import sent
 from baselines.common.encoders import HashedEncoder, TextEncoder, TransformerEncoder, resolve_encoder
 from baselines.common.heads import ClassificationHead, TextConfig
 from baselines.common.plugs import Plug, groups_with_plug
@@ -50,7 +51,7 @@ class TextClassifier(nn.Module):
         tokens, mask = self.encoder.pad([inputs.tokens[i] for i in rows.tolist()], entities.device)
         with torch.autocast("cuda", torch.bfloat16, enabled=entities.device.type == "cuda"):
             features = self.encoder.pooled(self.encoder_model, tokens, mask)
-        return self.head(features.float(), entities[rows])
+        return self.head(features.float(), entities[sent(rows, entities.device)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,10 +109,16 @@ def fit_classifier(
     with nullcontext() if config.tune_encoder else one_thread(device):
         fit = train(
             model,
-            epoch=_shuffled(len(labels), config.batch_size, generator, device),
+            # Texts are looked up on the host, features on the device.
+            epoch=_shuffled(
+                len(labels),
+                config.batch_size,
+                generator,
+                torch.device("cpu") if config.tune_encoder else device,
+            ),
             step=gradient_step(
                 lambda rows: nn.functional.cross_entropy(
-                    model.logits(train_inputs, entities, rows), labels[rows]
+                    model.logits(train_inputs, entities, rows), labels[sent(rows, device)]
                 ),
                 _optimizer(model, config, plug),
                 # Not the plug: what it gathers over several steps would shrink the others' update when it hands it over.
@@ -156,7 +163,8 @@ def _shuffled(
 def _probabilities(
     model: TextClassifier, inputs: _Inputs, entities: Tensor, batch_size: int
 ) -> NDArray[np.float64]:
-    rows = torch.arange(len(entities), device=entities.device).split(batch_size)
+    home = entities.device if inputs.features is not None else torch.device("cpu")
+    rows = torch.arange(len(entities), device=home).split(batch_size)
     model.eval()
     parts = [model.logits(inputs, entities, part).double().softmax(1).cpu() for part in rows]
     width = model.head.output.out_features

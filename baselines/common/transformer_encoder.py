@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from baselines.common.device import sent
 from baselines.common.distill.teachers import fingerprint
 from baselines.common.text_encoder import HASHED, MINILM, Block, TextEncoder
 from kpi_bench.errors import SubmissionError
@@ -80,7 +81,7 @@ class TransformerEncoder(TextEncoder):
         pad = self.tokenizer.pad_token_id or 0
         tokens = torch.tensor([[*row, *([pad] * (width - len(row)))] for row in ids])
         mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
-        return tokens.to(device), mask.to(device)
+        return sent(tokens, device), sent(mask, device)
 
     def pooled(self, model: nn.Module, tokens: Tensor, mask: Tensor) -> Tensor:
         """Text vectors ``[b, dim]`` of padded tokens under ``model`` (this encoder's, frozen or being tuned)."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache
 
+from baselines.common.device import counts
 from baselines.common.paths.body import BodyShape, GptBody
 from baselines.common.paths.graph import Ranges
 from baselines.common.paths.losses import normalisers, softmax_sum
@@ -85,9 +86,9 @@ class PathLM(nn.Module):
 
     def by_range(self, relations: Tensor) -> tuple[Tensor, list[tuple[int, Tensor]]]:
         """Order ``[m]`` that puts equal ones of int64 ``[m]`` together, and of each how many there are and the nodes that it leads to."""
-        counts = torch.bincount(relations, minlength=len(self.relations)).tolist()
+        sizes = counts(relations, len(self.relations)).tolist()
         return relations.argsort(stable=True), [
-            (count, self.range_of(r)) for r, count in enumerate(counts) if count
+            (count, self.range_of(r)) for r, count in enumerate(sizes) if count
         ]
 
     def hidden(self, paths: Tensor, cache: DynamicCache | None = None) -> Tensor:
@@ -114,8 +115,8 @@ class PathLM(nn.Module):
             SubmissionError: a step leads to a node that its relation does not lead to (``range`` only).
         """
         states = self.hidden(paths[:, :-1])
-        of_relation, relation = self._steps(states, paths, 1)
-        of_node, node = self._steps(states, paths, 2)
+        of_relation, relation, _ = self._steps(states, paths, 1)
+        of_node, node, places = self._steps(states, paths, 2)
         count = max(1, len(relation) + len(node))
         if self.softmax == "full":
             queries = torch.cat([of_node, of_relation])
@@ -125,7 +126,7 @@ class PathLM(nn.Module):
         if self.softmax == "type":
             by_nodes = softmax_sum(of_node, self.nodes, [(len(node), None)], node)
         else:
-            through = self._through(paths)
+            through = self._through(paths, places)
             order, groups = self.by_range(through)
             columns = self._columns(through, node)[order]
             by_nodes = softmax_sum(of_node.index_select(0, order), self.nodes, groups, columns)
@@ -181,17 +182,18 @@ class PathLM(nn.Module):
         )
         return inputs * (paths >= 0)[..., None]
 
-    def _steps(self, states: Tensor, paths: Tensor, place: int) -> tuple[Tensor, Tensor]:
-        """Queries ``[m, d]`` and targets ``[m]`` of the tokens at ``place``, ``place + 2``, ... that are there, row by row."""
+    def _steps(self, states: Tensor, paths: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries ``[m, d]`` and targets ``[m]`` of the tokens at ``place``, ``place + 2``, ... that are there, row by row, and their
+        numbers ``[m]`` among all of these."""
         targets = paths[:, place::2]
         known = (targets >= 0).flatten().nonzero()[:, 0]
         # index_select and not a mask: its gradient is an addition of rows and not a sort.
         queries = states[:, place - 1 :: 2].flatten(0, 1).index_select(0, known)
-        return queries, targets.flatten().index_select(0, known)
+        return queries, targets.flatten().index_select(0, known), known
 
-    def _through(self, paths: Tensor) -> Tensor:
+    def _through(self, paths: Tensor, places: Tensor) -> Tensor:
         """The relation before each node of :meth:`_steps`, ``[m]``."""
-        return paths[:, 1::2][paths[:, 2::2] >= 0]
+        return paths[:, 1::2].flatten().index_select(0, places)
 
     def _columns(self, relations: Tensor, nodes: Tensor) -> Tensor:
         """Numbers ``[m]`` of nodes within the ranges of relations."""
@@ -217,11 +219,11 @@ class PathLM(nn.Module):
 
     def _score(self, paths: Tensor, out: Tensor) -> None:
         states = self.hidden(paths[:, :-1])
-        of_relation, relation = self._steps(states, paths, 1)
-        of_node, node = self._steps(states, paths, 2)
+        of_relation, relation, _ = self._steps(states, paths, 1)
+        of_node, node, places = self._steps(states, paths, 2)
         own = self.relation_scores(of_relation).gather(1, relation[:, None])[:, 0]
         out[:, 0::2].masked_scatter_(paths[:, 1::2] >= 0, own)
-        through = self._through(paths)
+        through = self._through(paths, places)
         own = (of_node * self.nodes[node]).sum(1) - self.node_normalisers(of_node, through)
         if self.softmax == "range":
             own = own.masked_fill(~self._find(through, node)[1], -math.inf)

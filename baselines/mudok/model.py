@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.common.device import sent
 from baselines.mudok.config import MudokConfig
 from baselines.mudok.encoder import PackedBert
 from baselines.mudok.sequences import Packed, Sequences
@@ -61,11 +62,11 @@ class MudokModel(nn.Module):
     def inputs(self, tokens: Tensor, relations: Tensor) -> Tensor:
         """Inputs of the encoder before dropout, ``[n_tokens, hidden]``, of packed int64 ``[n_tokens]`` on any device."""
         distinct, place = torch.unique(tokens, return_inverse=True)
-        features = self.text[distinct.to(self.text.device)].to(self.device)
-        texts = functional.embedding(place.to(self.device), self.text_projection(features))
+        features = sent(self.text[distinct.to(self.text.device)], self.device)
+        texts = functional.embedding(sent(place, self.device), self.text_projection(features))
         every = torch.arange(self.relation_embedding.num_embeddings, device=self.device)
         slots = self.relation_embedding(every) + self.type_embedding(every.clamp(max=1))
-        x: Tensor = self.input_norm(texts + functional.embedding(relations.to(self.device), slots))
+        x: Tensor = self.input_norm(texts + functional.embedding(sent(relations, self.device), slots))
         return x
 
     def packed_inputs(self, packed: Packed) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.common.device import ahead, sent
 from baselines.common.parallel import ALONE, Part, Ranks
 from baselines.common.training import Schedule, gradient_step, train
 from baselines.mudok.config import MudokConfig
@@ -53,7 +54,7 @@ def pretrain_mudok(
 
     train(
         model,
-        epoch=epoch,
+        epoch=lambda: ahead(epoch(), model.device),
         step=gradient_step(losses, torch.optim.Adam(model.parameters(), lr=config.lr), ranks=ranks),
         evaluate=None,
         schedule=Schedule(config.epochs),
@@ -124,7 +125,7 @@ class PretrainingLoss:
         places = torch.arange(part.n, device=hidden.device)[part.rows]
         same = None
         if self.config.mask_false_negatives:
-            same = same_inputs(packed, self.model.text)[part.rows].to(hidden.device)
+            same = sent(same_inputs(packed, self.model.text)[part.rows], hidden.device)
         z2 = self.ranks.gathered(z2, part, places, part.n)
         return part.weigh(contrastive(z1, z2, self.config.temperature, same, places))
 
@@ -144,10 +145,10 @@ class PretrainingLoss:
         t = self.model.knowledge(_rows(hidden, first[items] + tail_slot))
         if self.config.variant == "paper":
             relations = packed.relations[tail_tokens[places]]
-            r = self.model.relation_embedding(torch.from_numpy(relations).to(hidden.device))
+            r = self.model.relation_embedding(sent(relations, hidden.device))
         else:
             r = _rows(hidden, first[items] + 1)
-        own = torch.from_numpy(places).to(hidden.device)
+        own = sent(places, hidden.device)
         t = self.ranks.gathered(t, part, own, len(full))
         if not len(places):
             # The others' gradients come through the gathered tails all the same.
@@ -155,7 +156,7 @@ class PretrainingLoss:
         known = None
         if self.config.mask_false_negatives:
             tails = known_tails(packed, packed.tokens[tail_tokens])
-            known = tails[torch.from_numpy(full[places])].to(hidden.device)
+            known = sent(tails[torch.from_numpy(full[places])], hidden.device)
         return part.weigh(knowledge(h, r, t, known, own), len(places), len(full))
 
     def _note(self, name: str, loss: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ class PretrainingLoss:
 
 
 def _rows(x: Tensor, rows: NDArray[np.int64]) -> Tensor:
-    return x.index_select(0, torch.from_numpy(rows).to(x.device))
+    return x.index_select(0, sent(rows, x.device))
 
 
 def _check(model: MudokModel, sequences: Sequences, config: MudokConfig, description: str) -> None:

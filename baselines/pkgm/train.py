@@ -67,7 +67,7 @@ def corrupt(
     copies = triples.repeat(negatives, 1)
     device, n = triples.device, len(copies)
     columns = torch.randint(3, (n, 1), generator=generator, device=device)
-    sizes = torch.tensor([n_entities, n_relations, n_entities], device=device)[columns]
+    sizes = torch.where(columns == 1, n_relations, n_entities)
     # A step of 1 .. size - 1 around the ring of ids never returns to its start.
     uniform = torch.rand((n, 1), generator=generator, device=device, dtype=torch.float64)
     steps = 1 + (uniform * (sizes - 1)).long()

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.common.device import ahead, sent
 from baselines.common.parallel import Ranks
 from baselines.common.paths.corpus import read_paths, write_paths
 from kpi_bench import Context
@@ -63,13 +64,16 @@ class Corpus:
 
     def epoch(self) -> Iterator[Tensor]:
         """Batches of paths, int64 ``[b, 2 * hops + 1]`` on the device."""
+        return ahead(self._batches(), self._device)
+
+    def _batches(self) -> Iterator[Tensor]:
         if self._epoch and self._resample:
             self._draw()
         self._epoch += 1
         order = self._rng.permutation(len(self.paths))
         for start in range(0, len(order), self._batch_size):
             rows = self.paths[np.sort(order[start : start + self._batch_size])]
-            yield torch.from_numpy(rows.astype(np.int64)).to(self._device)
+            yield sent(rows.astype(np.int64), self._device)
 
     def _draw(self) -> None:
         self.paths = np.empty((0, 1), dtype=np.int32)  # lets go of the file before it is written again

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.common.device import counts
 from baselines.common.plugs import Plug, Projection
 from baselines.common.sampling import PairBatch
 from baselines.common.scorers import FactorScorer, Scorer
@@ -142,5 +143,4 @@ def drawn_items(batch: PairBatch) -> Tensor:
 
 def _drawn_norm(table: Tensor, rows: Tensor) -> Tensor:
     """Sum of the squared norms of ``table[rows]``, counted per row of the table: cheaper than gathering the rows again."""
-    counts = torch.bincount(rows, minlength=len(table)).to(table.dtype)
-    return counts @ table.square().sum(1)
+    return counts(rows, len(table)).to(table.dtype) @ table.square().sum(1)

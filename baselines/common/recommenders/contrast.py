@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from baselines.common.products import product
 from baselines.common.recommenders.base import RecommenderConfig
 from kpi_bench.errors import SubmissionError
 
@@ -50,19 +51,20 @@ class _InfoNce(torch.autograd.Function):
         n = len(anchors)
         needed = any(ctx.needs_input_grad)
         total = -(anchors * views).sum() / temperature
-        anchor_gradient, view_gradient = (-views, -anchors) if needed else (None, None)
+        # That of the views lies transposed, as its products are faster so.
+        anchor_gradient, view_gradient = (-views, -anchors.T.contiguous()) if needed else (None, None)
         for start in range(0, n, step := _rows_per_block(anchors)):
             block = anchors[start : start + step]
-            logits = (block / temperature) @ views.T
+            logits = product(block / temperature, views.T)
             highest = logits.amax(1, keepdim=True)
             weights = logits.sub_(highest).exp_()
             mass = weights.sum(1, keepdim=True)
             total = total + (mass.log() + highest).sum()
             if anchor_gradient is not None and view_gradient is not None:
-                anchor_gradient[start : start + step] += (weights @ views) / mass
-                view_gradient.addmm_(weights.T, block / mass)
-        if needed:
-            ctx.save_for_backward(anchor_gradient, view_gradient)
+                anchor_gradient[start : start + step] += product(weights, views) / mass
+                view_gradient += product((block / mass).T, weights)
+        if anchor_gradient is not None and view_gradient is not None:
+            ctx.save_for_backward(anchor_gradient, view_gradient.T.contiguous())
             ctx.scale = 1 / (n * temperature)
         return total / n
 
