@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
+from baselines.common.device import sent
 from baselines.common.distill.teachers import fingerprint
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -29,6 +30,21 @@ from kpi_bench.errors import SubmissionError
 TIMEOUT = timedelta(days=7)
 SMALL = 1 << 16
 """Gradients of fewer numbers travel together."""
+
+
+class OwnRows(nn.Parameter):
+    """A parameter of which each rank holds other rows, with their whole gradient: :mod:`baselines.common.shards`."""
+
+
+def holds_rows(model: nn.Module) -> bool:
+    """Whether each rank holds only some rows of a model."""
+    return any(isinstance(parameter, OwnRows) for parameter in model.parameters())
+
+
+def _shared(model: nn.Module) -> dict[str, Tensor]:
+    """What is the same on all ranks: parameters and buffers by name."""
+    state = model.state_dict(keep_vars=True)
+    return {name: value.detach() for name, value in state.items() if not isinstance(value, OwnRows)}
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,12 @@ class Ranks:
             distributed.all_reduce(value)
         return value
 
+    def highest(self, value: Tensor) -> Tensor:
+        """The greatest over ranks, in place."""
+        if self.size > 1:
+            distributed.all_reduce(value, distributed.ReduceOp.MAX)
+        return value
+
     def decided(self, value: float) -> float:
         """Rank 0's value; the others wait for it."""
         if self.size == 1:
@@ -121,14 +143,14 @@ class Ranks:
         return rows
 
     def add_gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Make the gradient of each trainable parameter the sum over ranks; it stays None where no rank has one.
+        """Make the gradient of each trainable parameter the sum over ranks, but for :class:`OwnRows`; it stays None where no rank has one.
 
         Raises:
             SubmissionError: a gradient is sparse.
         """
         if self.size == 1:
             return
-        chosen = [parameter for parameter in parameters if parameter.requires_grad]
+        chosen = [p for p in parameters if p.requires_grad and not isinstance(p, OwnRows)]
         for parameter in chosen:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 raise SubmissionError(
@@ -138,7 +160,8 @@ class Ranks:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in chosen]
         together = [g for g in grads if g.numel() < SMALL and g.dtype == torch.float32]
         alone = [g for g in grads if g.numel() >= SMALL or g.dtype != torch.float32]
-        flat = torch.cat([torch.tensor(has, device=self.device), *(g.flatten() for g in together)])
+        given = sent(torch.tensor(has), torch.device(self.device))
+        flat = torch.cat([given, *(g.flatten() for g in together)])
         works = [distributed.all_reduce(grad, async_op=True) for grad in (flat, *alone)]
         for work in works:
             work.wait()
@@ -150,17 +173,19 @@ class Ranks:
                 parameter.grad = grad if count else None
 
     def align(self, model: nn.Module) -> None:
-        """Give all ranks rank 0's parameters and buffers."""
+        """Give all ranks rank 0's parameters and buffers, but for :class:`OwnRows`."""
         if self.size > 1:
             with torch.no_grad():
-                for value in model.state_dict().values():
+                for value in _shared(model).values():
                     distributed.broadcast(value, 0)
 
     def check_equal(self, model: nn.Module, description: str) -> None:
         """Raise SubmissionError where the ranks' models are not the same to the last bit: one has learned something else."""
         if self.size == 1:
             return
-        own = torch.tensor(list(bytes.fromhex(fingerprint(model))), dtype=torch.int64, device=self.device)
+        own = torch.tensor(
+            list(bytes.fromhex(fingerprint(_shared(model)))), dtype=torch.int64, device=self.device
+        )
         lowest, highest = own.clone(), own.clone()
         distributed.all_reduce(lowest, distributed.ReduceOp.MIN)
         distributed.all_reduce(highest, distributed.ReduceOp.MAX)

@@ -46,20 +46,18 @@ class TaskSubmission(Submission):
     :meth:`item_plug` and :meth:`text_plug` (anything trainable), or nothing: then it is the backbone without a KG. One that is no
     backbone overrides :meth:`recommend`.
 
-    Link prediction needs :meth:`adapt_link_prediction`. ``own_keys`` names the parameters that the subclass reads itself.
+    Link prediction needs :meth:`adapt_link_prediction`. ``own_keys`` names the parameters that the subclass reads itself; those of the
+    shared parts are for adapting alone.
     """
 
     own_keys: ClassVar[frozenset[str]] = frozenset()
+    adapt_only: ClassVar[frozenset[str]] = frozenset(
+        {"backbone"} | config_keys(RecommenderConfig, "rec_") | config_keys(TextConfig, "text_")
+    )
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         super().__init__(params)
-        known = (
-            {"backbone"}
-            | config_keys(RecommenderConfig, "rec_")
-            | config_keys(TextConfig, "text_")
-            | self.own_keys
-        )
-        refuse_unknown(self.params, known, type(self).__name__)
+        refuse_unknown(self.params, self.adapt_only | self.own_keys, type(self).__name__)
         self.backbone: str = self.params.get("backbone", "lightgcn")
         if self.backbone not in BACKBONES:
             raise SubmissionError(f"unknown backbone {self.backbone!r}; use one of {', '.join(BACKBONES)}")

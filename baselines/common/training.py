@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.common.allocator import keep_freed_memory
-from baselines.common.parallel import ALONE, Ranks
+from baselines.common.parallel import ALONE, Ranks, holds_rows
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
 
@@ -99,7 +99,7 @@ def train(
     ``epoch()`` yields the batches of one epoch; ``step`` learns from one and returns its loss (:func:`gradient_step` makes the usual
     one). The kept state is that of the trainable parameters and of batch norms. Without ``evaluate`` there is nothing to stop on: all
     epochs are run and the last state stays. In several processes (``ctx.world_size``) a step's loss is the rank's summand of the
-    batch's, all take the same steps, and rank 0 scores.
+    batch's, all take the same steps, and rank 0 scores (all of them a model whose rows they share out).
 
     Raises:
         SubmissionError: the loss of an epoch is NaN or infinite, or the valid score is NaN; or the processes' models differ at the end.
@@ -121,7 +121,7 @@ def train(
             model.eval()
             # Not inference_mode: a plug may keep what it computes here for the next training step.
             with torch.no_grad():
-                score = ranks.decided(evaluate() if ranks.rank == 0 else 0.0)
+                score = ranks.decided(evaluate() if ranks.rank == 0 or holds_rows(model) else 0.0)
             if math.isnan(score):
                 raise SubmissionError(f"{description}: the valid {metric} of epoch {number} is NaN")
             ctx.log(number, score, metric)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from baselines.common.kge.submission import KgeSubmission
+from baselines.common.kge.sharded_submission import PretrainedLinks, ShardableKge
 
 
-class KgEmbedding(KgeSubmission):
+class KgEmbedding(ShardableKge):
     """One model of :mod:`baselines.common.kge` a KG, as it comes."""
 
-    data_parallel: ClassVar[bool] = True
+
+class ShardedKgEmbedding(PretrainedLinks):
+    """The same for KGs whose tables fit no one device."""

@@ -11,6 +11,7 @@ from baselines.common.kge.bilinear import ComplEx, DistMult
 from baselines.common.kge.euclidean import DistE, RefE, RotE, TransE
 from baselines.common.kge.hyperbolic import AttH, DistH, Hyperbolic, RefH, RotH, TransH
 from baselines.common.kge.models import KgeModel
+from baselines.common.shards import Shard
 from kpi_bench.errors import SubmissionError
 
 MODELS: Mapping[str, type[KgeModel]] = {
@@ -46,8 +47,9 @@ def create_model(
     init_std: float = 0.0,
     relation_curvature: bool = False,
     sparse_rows: bool = False,
+    shard: Shard | None = None,
 ) -> KgeModel:
-    """A model by name, freshly initialised.
+    """A model by name, freshly initialised; with ``shard`` this process's rows of that.
 
     Raises:
         SubmissionError: an unknown name, a ``dim`` or an option that the model cannot have.
@@ -55,7 +57,7 @@ def create_model(
     if name not in MODELS:
         raise SubmissionError(f"unknown KGE model {name!r}; use one of {', '.join(MODELS)}")
     check_shape(name, dim, relation_curvature=relation_curvature)
-    options: dict[str, Any] = {"bias": bias, "init_std": init_std, "sparse_rows": sparse_rows}
+    options: dict[str, Any] = {"bias": bias, "init_std": init_std, "sparse_rows": sparse_rows, "shard": shard}
     cls = MODELS[name]
     if issubclass(cls, Hyperbolic):
         options["relation_curvature"] = relation_curvature

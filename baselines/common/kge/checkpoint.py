@@ -20,6 +20,11 @@ from kpi_bench.errors import SubmissionError
 def save_model(model: KgeModel, path: Path) -> None:
     """Write tables and sizes."""
     tensors = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
+    save_file(tensors, path, metadata=metadata(model))
+
+
+def metadata(model: KgeModel) -> dict[str, str]:
+    """What a file says beside the tables: what :func:`create_model` wants."""
     shape = {
         "model": type(model).__name__.lower(),
         "n_entities": model.n_entities,
@@ -28,7 +33,7 @@ def save_model(model: KgeModel, path: Path) -> None:
         "bias": model.head_bias is not None,
         "relation_curvature": isinstance(model, Hyperbolic) and len(model.curvatures) > 1,
     }
-    save_file(tensors, path, metadata={"kge": json.dumps(shape)})
+    return {"kge": json.dumps(shape)}
 
 
 def load_model(path: Path) -> KgeModel:

@@ -5,6 +5,8 @@ All tables hold tangent vectors at the origin; TransH means "Trans-hyperbolic", 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -34,13 +36,9 @@ class Hyperbolic(KgeModel):
         generator: torch.Generator,
         *,
         relation_curvature: bool = False,
-        bias: bool = False,
-        init_std: float = 0.0,
-        sparse_rows: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            n_entities, n_relations, dim, generator, bias=bias, init_std=init_std, sparse_rows=sparse_rows
-        )
+        super().__init__(n_entities, n_relations, dim, generator, **options)
         self.curvatures = nn.Parameter(torch.ones(2 * n_relations if relation_curvature else 1, 1))
 
     def translate(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from baselines.common.shards import Shard, ShardedRows
+
 
 @dataclass(frozen=True)
 class Query:
@@ -36,7 +38,8 @@ class KgeModel(nn.Module):
 
     ``bias`` adds learned b_h[h] + b_t[t] to every score. ``init_std`` is the deviation of the initial tables (0: the model's own);
     angles and DistMult's relations do not follow it.
-    With ``sparse_rows`` lookups give sparse gradients, so that a step touches only the rows of its batch.
+    With ``sparse_rows`` lookups give sparse gradients, so that a step touches only the rows of its batch. With ``shard`` this process
+    holds only its rows of what is of entities; candidates are then its own.
     """
 
     def __init__(
@@ -49,15 +52,20 @@ class KgeModel(nn.Module):
         bias: bool = False,
         init_std: float = 0.0,
         sparse_rows: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         super().__init__()
         self.n_entities, self.n_relations, self.dim = n_entities, n_relations, dim
         self.sparse_rows = sparse_rows
         std = init_std or self.own_std()
-        self.entities = nn.Parameter(std * torch.randn(n_entities, dim, generator=generator))
+        self.head_bias = self.tail_bias = None
+        if shard is None:
+            self.entities = nn.Parameter(std * torch.randn(n_entities, dim, generator=generator))
+        else:
+            self.entities = ShardedRows.of(shard.normal(dim, generator).mul_(std), shard)
         self.relations = nn.Parameter(self.initial_relations(2 * n_relations, std, generator))
-        self.head_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
-        self.tail_bias = nn.Parameter(torch.zeros(n_entities, 1)) if bias else None
+        if bias:
+            self.head_bias, self.tail_bias = self._bias(), self._bias()
 
     def own_std(self) -> float:
         """The deviation of the initial tables where none is asked for."""
@@ -67,27 +75,42 @@ class KgeModel(nn.Module):
         """The initial relation table ``[n, width]``."""
         return std * torch.randn(n, self.dim, generator=generator)
 
+    def _bias(self) -> nn.Parameter:
+        zeros = torch.zeros(len(self.entities), 1)
+        if isinstance(self.entities, ShardedRows):
+            return ShardedRows.of(zeros, self.entities.shard)
+        return nn.Parameter(zeros)
+
     def rows(self, table: Tensor, ids: Tensor) -> Tensor:
-        """Rows of a table; the gradient is sparse when ``sparse_rows``."""
+        """Rows of a table, whoever holds them; the gradient is sparse when ``sparse_rows``."""
+        if isinstance(table, ShardedRows):
+            return table.lookup(ids)
         return functional.embedding(ids, table, sparse=self.sparse_rows)
 
-    def query(self, heads: Tensor, relations: Tensor) -> Query:
-        """Queries (head, relation, ?), ids int64 ``[b]``."""
+    def rows_of(self, *ids: Tensor) -> tuple[Tensor, ...]:
+        """The entities' rows of each of some int64 ``[n]`` in one look-up: the gradient of each look-up is as large as the table."""
+        return self.rows(self.entities, torch.cat(ids)).split([len(some) for some in ids])
+
+    def query(self, heads: Tensor, relations: Tensor, rows: Tensor | None = None) -> Query:
+        """Queries (head, relation, ?), ids int64 ``[b]``; ``rows`` are the heads' ``[b, dim]``, where they have been looked up."""
         head_bias = None if self.head_bias is None else self.rows(self.head_bias, heads).squeeze(-1)
-        vectors, curvature = self.translate(self.rows(self.entities, heads), relations)
+        if rows is None:
+            rows = self.rows(self.entities, heads)
+        vectors, curvature = self.translate(rows, relations)
         return Query(vectors, head_bias, curvature)
 
     def translate(self, heads: Tensor, relations: Tensor) -> tuple[Tensor, Tensor | None]:
         """Query vectors ``[b, dim]`` of head vectors ``[b, dim]`` and relation ids, and the curvature where there is one."""
         raise NotImplementedError
 
-    def candidates(self, ids: Tensor | None = None) -> Candidates:
-        """Candidate tails: all entities, or those of ``ids`` int64 ``[n]`` or ``[b, k]``."""
+    def candidates(self, ids: Tensor | None = None, rows: Tensor | None = None) -> Candidates:
+        """Candidate tails: all entities (of a shard: its own), or those of ``ids`` int64 ``[n]`` or ``[b, k]``; ``rows`` are theirs, where
+        they have been looked up."""
         if ids is None:
             bias = None if self.tail_bias is None else self.tail_bias.squeeze(-1)
             return Candidates(self.entities, bias)
         bias = None if self.tail_bias is None else self.rows(self.tail_bias, ids).squeeze(-1)
-        return Candidates(self.rows(self.entities, ids), bias)
+        return Candidates(self.rows(self.entities, ids) if rows is None else rows, bias)
 
     def scores(self, query: Query, candidates: Candidates) -> Tensor:
         """Scores ``[b, n]`` (or ``[b, k]`` of own candidates); higher is more plausible."""
@@ -108,11 +131,8 @@ class KgeModel(nn.Module):
 
     def factors(self, heads: Tensor, relations: Tensor, tails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What regularisers weigh: the rows of head, relation and tail, ``[b, width]`` each."""
-        return (
-            self.rows(self.entities, heads),
-            self.rows(self.relations, relations),
-            self.rows(self.entities, tails),
-        )
+        head_rows, tail_rows = self.rows_of(heads, tails)
+        return head_rows, self.rows(self.relations, relations), tail_rows
 
     def moduli(self, rows: Tensor) -> Tensor:
         """Absolute value of each coordinate, ``[b, coordinates]``: what N3 and DURA weigh."""

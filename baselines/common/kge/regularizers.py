@@ -31,8 +31,9 @@ def penalty(name: str, model: KgeModel, facts: Tensor) -> Tensor:
     """
     heads, relations, tails = facts.unbind(1)
     if name == "l2":
-        query = model.query(heads, relations).vectors
-        return (query.square().sum(1) + model.rows(model.entities, tails).square().sum(1)).mean()
+        head_rows, tail_rows = model.rows_of(heads, tails)
+        query = model.query(heads, relations, head_rows).vectors
+        return (query.square().sum(1) + tail_rows.square().sum(1)).mean()
     return factor_penalty(name, model, *model.factors(heads, relations, tails))
 
 

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.common.kge.models import KgeModel
+from baselines.common.kge.sharded import rank_over_shards, shard_of
 from baselines.common.kge.tables import CandidateTable
-from kpi_bench.evaluators.link_prediction import LinkPredictionIndex, rank_scores
+from kpi_bench.evaluators.link_prediction import LinkPredictionIndex, Ranks, rank_scores
 
 
 def score_blocks(
@@ -56,17 +57,23 @@ class LinkValidation:
         """Entities and relations of the questions, int64 ``[n]``; relations from ``n_relations`` on are reciprocals."""
 
     def score(self, model: KgeModel) -> float:
-        """:meth:`mrr` of a KG embedding."""
-        return self.mrr(score_blocks(model, *self.queries))
+        """:meth:`mrr` of a KG embedding; of one whose rows are shared out, all ranks call it at once."""
+        shard = shard_of(model)
+        if shard is None:
+            return self.mrr(score_blocks(model, *self.queries))
+        return _mrr(rank_over_shards(model, shard, self._index, *self.queries))
 
     def mrr(self, blocks: Iterable[NDArray[np.float32]]) -> float:
         """MRR of scores of all entities for :attr:`queries`, float32 blocks ``[rows, n_entities]``; NaN when a score is not finite,
         which the evaluator would refuse to rank."""
         try:
-            ranks = rank_scores(self._index, _finite(blocks))
+            return _mrr(rank_scores(self._index, _finite(blocks)))
         except FloatingPointError:
             return math.nan
-        return float((1 / ranks.realistic).mean())
+
+
+def _mrr(ranks: Ranks | None) -> float:
+    return math.nan if ranks is None else float((1 / ranks.realistic).mean())
 
 
 def _finite(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:

@@ -59,11 +59,16 @@ class KgeSubmission(TaskSubmission):
     def pretrain(self, graphs: Mapping[str, KnowledgeGraph], ctx: Context) -> None:
         for name, kg in graphs.items():
             description = f"{name}: {self.kge.model}"
-            self._models[name] = self.fit(
+            model = self.fit(
                 Knowledge.of_graph(kg),
                 prefixed(ctx, f"{description}: "),  # several KGs share one process: a note names its own
                 description=description,
             )
+            self.keep(name, model, ctx)
+
+    def keep(self, name: str, model: KgeModel, ctx: Context) -> None:
+        """Take the model of a KG over until :meth:`save_pretrained`."""
+        self._models[name] = model
 
     def save_pretrained(self, folder: Path) -> None:
         for name, model in self._models.items():

@@ -17,7 +17,9 @@ from baselines.common.kge.knowledge import Knowledge
 from baselines.common.kge.losses import binary, full_softmax, relation_loss, sampled_softmax
 from baselines.common.kge.models import KgeModel
 from baselines.common.kge.regularizers import REGULARIZERS, penalty
+from baselines.common.kge.sharded import shard_of, sharded_softmax
 from baselines.common.parallel import ALONE, Part, Ranks
+from baselines.common.shards import Shard
 from baselines.common.training import Schedule, gradient_step, train
 from kpi_bench import Context
 from kpi_bench.errors import SubmissionError
@@ -87,8 +89,10 @@ class KgeConfig:
                 raise SubmissionError(problem)
 
 
-def create(config: KgeConfig, n_entities: int, n_relations: int, seed: int) -> KgeModel:
-    """A fresh model of a configuration."""
+def create(
+    config: KgeConfig, n_entities: int, n_relations: int, seed: int, shard: Shard | None = None
+) -> KgeModel:
+    """A fresh model of a configuration; with ``shard`` this process's rows of it."""
     return create_model(
         config.model,
         n_entities,
@@ -99,22 +103,32 @@ def create(config: KgeConfig, n_entities: int, n_relations: int, seed: int) -> K
         init_std=config.init_std,
         relation_curvature=config.relation_curvature,
         sparse_rows=config.sparse_rows,
+        shard=shard,
     )
 
 
 def train_kge(
-    kg: Knowledge, config: KgeConfig, ctx: Context, *, description: str, seed: int | None = None
+    kg: Knowledge,
+    config: KgeConfig,
+    ctx: Context,
+    *,
+    description: str,
+    seed: int | None = None,
+    shard_entities: bool = False,
 ) -> KgeModel:
     """Train on ``kg`` and return the best model on its valid triples, whose score is noted, or the last one where there are none.
-    ``seed`` replaces that of the context.
+    ``seed`` replaces that of the context. With ``shard_entities`` each process of the run holds and returns a part of the entity rows.
 
     Raises:
-        SubmissionError: no triples, or the loss is NaN or infinite.
+        SubmissionError: no triples, the loss is NaN or infinite, or entities cannot be shared out.
     """
     kg.require_triples(description)
     seed = ctx.seed if seed is None else seed
     device, ranks = torch.device(ctx.device), Ranks.of(ctx)
-    model = create(config, kg.n_entities, kg.n_relations, seed).to(device)
+    if shard_entities and config.sparse_rows:
+        raise SubmissionError("kge_sparse_rows and kge_shard_entities exclude each other")
+    shard = Shard(ranks, kg.n_entities) if shard_entities else None
+    model = create(config, kg.n_entities, kg.n_relations, seed, shard).to(device)
     sampler = torch.Generator(device=device).manual_seed(seed + 1)
     facts = with_reciprocals(kg.triples, kg.n_relations).to(device)
     validation = kg.validation(config.valid_triples)
@@ -162,12 +176,16 @@ def loss_of(
     model: KgeModel, config: KgeConfig, sampler: torch.Generator, ranks: Ranks = ALONE
 ) -> Callable[[Tensor], Tensor]:
     """The loss of a batch of facts int64 ``[b, 3]``: main loss, relation prediction, regulariser; of several ranks, this one's summand."""
+    shard = shard_of(model)
     main = {"softmax": _softmax, "sampled_softmax": _sampled_softmax, "binary": _binary}[config.loss]
 
     def loss(batch: Tensor) -> Tensor:
         part = ranks.part(len(batch))
         facts = batch[part.rows]
-        value = main(model, facts, part, config, sampler)
+        if shard is not None and config.loss == "softmax":
+            value = sharded_softmax(model, shard, batch, part, grouped=config.grouped)
+        else:
+            value = main(model, facts, part, config, sampler)
         if config.relation_weight and isinstance(model, Bilinear):
             heads, relations, tails = facts.unbind(1)
             ends = model.rows(model.entities, heads), model.rows(model.entities, tails)
@@ -203,9 +221,10 @@ def _sampled_softmax(
 ) -> Tensor:
     heads, relations, tails = facts.unbind(1)
     drawn = _draw(model, (config.negatives,), sampler)
-    query = model.query(heads, relations)
-    own = model.scores(query, model.candidates(tails[:, None])).squeeze(1)
-    others = model.scores(query, model.candidates(drawn))
+    head_rows, tail_rows, drawn_rows = model.rows_of(heads, tails, drawn)
+    query = model.query(heads, relations, head_rows)
+    own = model.scores(query, model.candidates(tails[:, None], tail_rows[:, None])).squeeze(1)
+    others = model.scores(query, model.candidates(drawn, drawn_rows))
     return sampled_softmax(own, others, tails[:, None] == drawn, model.n_entities)
 
 
