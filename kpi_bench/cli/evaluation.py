@@ -73,6 +73,12 @@ def add_evaluate(commands: Any) -> None:
         help="pre-train in N processes that share every batch, where the submission can (default 1)",
     )
     command.add_argument(
+        "--processes-per-node",
+        type=count,
+        metavar="M",
+        help="with ray, so many of the --processes on each of N / M machines (default: all on one)",
+    )
+    command.add_argument(
         "--tuned",
         type=Path,
         metavar="FILE",
@@ -151,7 +157,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         processes=options.processes,
     )
     code = 0
-    with executor_for(options) as (executor, device):
+    with executor_for(options, options.processes_per_node) as (executor, device):
         settings = dataclasses.replace(settings, device=device)
         for config in configs:
             try:

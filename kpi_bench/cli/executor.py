@@ -32,18 +32,20 @@ def add_executor(command: argparse.ArgumentParser) -> None:
         "--cpus-per-run",
         type=count,
         metavar="N",
-        help="CPUs, and most threads, of a run with ray (default 1)",
+        help="CPUs, and most threads, of a run with ray, or of each of its --processes (default 1)",
     )
     group.add_argument(
         "--gpus-per-run",
         type=positive_or_zero,
         metavar="N",
-        help="GPUs of a run with ray, a fraction to share one (default 1 with a cuda device, else 0)",
+        help="GPUs of a run with ray, or of each of its --processes, a fraction to share one (default 1 with a cuda device, else 0)",
     )
 
 
 @contextmanager
-def executor_for(options: argparse.Namespace) -> Iterator[tuple[Executor, str]]:
+def executor_for(
+    options: argparse.Namespace, processes_per_node: int | None = None
+) -> Iterator[tuple[Executor, str]]:
     """The executor that the options of :func:`add_executor` name, ready for use, and the device that ``--device`` means there.
 
     Raises:
@@ -54,12 +56,16 @@ def executor_for(options: argparse.Namespace) -> Iterator[tuple[Executor, str]]:
     from kpi_bench.harness.executors.ray import RayExecutor
 
     if options.executor == "local":
-        for name in ("ray_address", "cpus_per_run", "gpus_per_run"):
-            if getattr(options, name) is not None:
+        of_ray = {name: getattr(options, name) for name in ("ray_address", "cpus_per_run", "gpus_per_run")}
+        for name, value in {**of_ray, "processes_per_node": processes_per_node}.items():
+            if value is not None:
                 raise RunError(f"--{name.replace('_', '-')} is for --executor ray")
         yield LocalExecutor(), resolve_device(options.device)
         return
     with RayExecutor(
-        options.ray_address, cpus_per_run=options.cpus_per_run or 1, gpus_per_run=options.gpus_per_run
+        options.ray_address,
+        cpus_per_run=options.cpus_per_run or 1,
+        gpus_per_run=options.gpus_per_run,
+        processes_per_node=processes_per_node,
     ) as executor:
         yield executor, executor.resolve_device(options.device)

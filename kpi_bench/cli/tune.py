@@ -38,6 +38,13 @@ def add_tune(commands: Any) -> None:
         metavar="N",
         help="end when so many trials have ended, those of earlier sessions and the pruned and failed ones too",
     )
+    command.add_argument(
+        "--parallel",
+        type=count,
+        default=1,
+        metavar="K",
+        help="make K trials at once, each without knowing of the others, with --executor ray (default 1)",
+    )
     command.add_argument("--seed", type=whole, default=0, help="seed that draws the trials (default 0)")
     command.add_argument(
         "--seeds",
@@ -83,6 +90,7 @@ def _tune(options: argparse.Namespace) -> int:
             config=options.config,
             params=given,
             prune=options.prune,
+            parallel=options.parallel,
             offline=not options.online,
             limits=limits_for(options),
         )

@@ -107,6 +107,7 @@ def assemble_result(
         flags=(
             *run_flags([*records, *timed], pretraining),
             *(("unsteady",) if rounds is not None and unsteady(rounds) else ()),
+            *(("inexact_rounds",) if timing is not None and timing.inexact else ()),
         ),
     )
     seeds = tuple(record.key.seed for record in records)

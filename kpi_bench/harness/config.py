@@ -90,7 +90,8 @@ class SubmissionConfig:
         return f"{self.name}@{config}" if config else self.name
 
     def resolve_params(self, suite: str, config: str | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of a run: ``[params]``, then the suite's, then the named config's, then ``overrides``.
+        """Parameters of a run: ``[params]``, then the suite's, then the named config's, then ``overrides``; whole numbers are floats where
+        ``[params]`` has one (:func:`fitted`).
 
         Raises:
             SubmissionError: no such config, an override of a parameter that ``[params]`` does not have, or a value that a result
@@ -108,12 +109,22 @@ class SubmissionConfig:
             )
         for key, value in merged.items():
             try:
+                merged[key] = fitted(value, self.params[key])
                 json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 raise SubmissionError(
                     f"submission {self.name}: parameter {key} is {value!r}; wanted are texts, booleans, finite numbers, lists and tables"
                 ) from None
         return merged
+
+
+def fitted(value: Any, declared: Any) -> Any:
+    """``value`` for a parameter that ``[params]`` declares as ``declared``: where that is a float, a whole number is the same float.
+
+    Raises:
+        OverflowError: no float is as large.
+    """
+    return float(value) if type(declared) is float and type(value) is int else value
 
 
 def read_config(folder: Path) -> SubmissionConfig:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.assemble import Provenance
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.config import SubmissionConfig
 from kpi_bench.harness.execute import Executed, Order
 from kpi_bench.harness.executors.base import Executor, Session
 from kpi_bench.harness.executors.local import LocalExecutor
+from kpi_bench.harness.inspection import Inspection, inspect
 from kpi_bench.harness.ledger import Ledger
 from kpi_bench.harness.lock import only_user_of
 from kpi_bench.harness.orders import Orders
 from kpi_bench.harness.plan import Run, plan_runs, select_tasks
-from kpi_bench.harness.records import RunFolders, RunRecord
+from kpi_bench.harness.records import RowPlace, RunRecord
 from kpi_bench.harness.results import Result, SearchInfo
 from kpi_bench.harness.source import source_sha256
 from kpi_bench.harness.supervise import Limits, default_memory_limit
@@ -34,7 +36,8 @@ DEFAULT_SECONDS = 4 * 3600.0
 class Options:
     """How to evaluate. ``results`` is the results folder to write to; ``limits`` bound each run of the child. With ``rounds``, adapt and
     predict of each task are timed so many times more with the first seed (:mod:`kpi_bench.harness.rounds`). ``tuned`` is the search that found ``params``.
-    ``pretrains``: whether the submission does, where that is known; otherwise a child is asked.
+    ``inspection``: what the submission's class says of itself, where that is known; otherwise a child is asked. ``lenders``: other rows
+    that may have made the same pre-training, beside the submission's other configs.
     ``processes`` pre-train together (:mod:`kpi_bench.harness.ranks`)."""
 
     out: Path
@@ -50,7 +53,8 @@ class Options:
     limits: Limits = field(default_factory=lambda: Limits(DEFAULT_SECONDS, default_memory_limit()))
     rounds: int | None = None
     tuned: SearchInfo | None = None
-    pretrains: bool | None = None
+    inspection: Inspection | None = None
+    lenders: tuple[RowPlace, ...] = ()
     processes: int = 1
 
 
@@ -116,9 +120,29 @@ def evaluate(
         SubmissionError: the submission cannot be started at all (no such class, parameter or task; nothing it answers).
         RunError: another evaluation is using the output folder, the executor can make no runs, or seeds or rounds are none.
     """
+    steps = evaluate_in_steps(config, suite, options, listener, executor or LocalExecutor(), None)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            report: Report = end.value
+            return report
+
+
+def evaluate_in_steps(
+    config: SubmissionConfig,
+    suite: Suite,
+    options: Options,
+    listener: Listener | None,
+    executor: Executor,
+    patience: float | None,
+) -> Generator[None, None, Report]:
+    """:func:`evaluate` for several evaluations in one process: yields whenever no run has ended within ``patience`` seconds, and returns the
+    report. Closing it ends the runs that are under way.
+    """
     evaluation = _Evaluation(config, suite, options, listener)
     with only_user_of(options.out):
-        return evaluation.run(executor or LocalExecutor())
+        return (yield from evaluation.run(executor, patience))
 
 
 class _Evaluation:
@@ -130,7 +154,7 @@ class _Evaluation:
         self.suite, self.options, self.listener = suite, options, listener
         self.tasks = select_tasks(config, suite, options.tasks)
         self.name = config.row_name(options.config)
-        origin = Provenance(
+        self.origin = Provenance(
             config,
             config.resolve_params(suite.name, options.config, options.params),
             options.config,
@@ -138,26 +162,23 @@ class _Evaluation:
             suite,
             options.tuned,
         )
-        folders = RunFolders(options.out.resolve() / suite.name / self.name)
-        self.ledger = Ledger(
-            origin, folders, options.device, options.resume, options.reuse_pretrained, options.processes
-        )
         self.records: dict[Run, RunRecord] = {}
         self.outcomes: dict[Run, Outcome] = {}
         self.tallies: dict[str, Tally] = {}
         self.results: dict[str, Result] = {}
         self.submission_s = 0.0
 
-    def run(self, executor: Executor) -> Report:
+    def run(self, executor: Executor, patience: float | None) -> Generator[None, None, Report]:
         start = time.perf_counter()
         options = self.options
+        self.inspection = self._inspect()
+        self.ledger = self._open_ledger()
         self.orders = Orders(self.ledger, options.out, options.limits, offline=options.offline)
-        pretrains = self.orders.inspect() if options.pretrains is None else options.pretrains
-        self.plan = plan_runs(self.tasks, options.seeds, pretrains, options.rounds)
+        self.plan = plan_runs(self.tasks, options.seeds, self.inspection.pretrains, options.rounds)
         if self.listener:
             self.listener.planned(len(self.plan))
         with executor.session(self.orders.premises(), self._tell) as session:
-            self._make_runs(session)
+            yield from self._make_runs(session, patience)
         return Report(
             self.name,
             self.suite.name,
@@ -168,7 +189,36 @@ class _Evaluation:
             session.side_by_side,
         )
 
-    def _make_runs(self, session: Session) -> None:
+    def _open_ledger(self) -> Ledger:
+        options, config = self.options, self.origin.config
+        place = RowPlace(options.out.resolve(), self.suite.name, self.name)
+        rows = {config.row_name(name) for name in (None, *config.configs)} - {self.name}
+        return Ledger(
+            self.origin,
+            place.folders,
+            place.register(),
+            options.device,
+            options.resume,
+            options.reuse_pretrained,
+            options.processes,
+            self.inspection.adapt_only,
+            (*(dataclasses.replace(place, row=row) for row in sorted(rows)), *options.lenders),
+        )
+
+    def _inspect(self) -> Inspection:
+        options, config = self.options, self.origin.config
+        folder = options.out.resolve() / self.suite.name / self.name / "inspect"
+        found = options.inspection or inspect(
+            config, self.suite, folder, options.limits, offline=options.offline
+        )
+        if options.processes > 1 and not found.data_parallel:
+            raise SubmissionError(
+                f"{config.name} pre-trains in one process only, not in --processes {options.processes}: "
+                f"{config.submission.entry} does not declare data_parallel = True (docs/scale.md)"
+            )
+        return found
+
+    def _make_runs(self, session: Session, patience: float | None) -> Iterator[None]:
         """Hand over runs as they become ready, in the plan's order, and settle each that ends."""
         waiting, running = list(self.plan), 0
         while waiting or running:
@@ -180,9 +230,10 @@ class _Evaluation:
                 if run.after is not None and self.outcomes[run.after].error is not None:
                     self._block(run)
                     continue
-                order = self.orders.order(run, self.records[run.pretraining] if run.pretraining else None)
+                order = self._order(run)
                 record = self.ledger.kept(run, order.key)
                 if record is None:
+                    self.ledger.lend_no_longer(run)
                     session.submit(order)
                     running += 1
                 else:
@@ -191,10 +242,18 @@ class _Evaluation:
             for run, record in kept:
                 self._settle(run, record, skipped=True)
             if running:
-                order, executed = session.wait()
+                while (ended := session.wait(patience)) is None:
+                    yield
                 running -= 1
-                if self._take(order, executed):
-                    waiting.insert(0, order.run)
+                if self._take(*ended):
+                    waiting.insert(0, ended[0].run)
+
+    def _order(self, run: Run) -> Order:
+        pretraining = self.records[run.pretraining] if run.pretraining else None
+        original = None
+        if run.action is Action.TIME and run.task is not None:
+            original = self.tallies[run.task].original(run.seed)
+        return self.orders.order(run, pretraining, original)
 
     def _take(self, order: Order, executed: Executed) -> bool:
         """Take in a run that has ended; True when it has to be handed over again."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from kpi_bench.harness.config import SubmissionConfig
 from kpi_bench.harness.environment import calibrate, environment, git_revision, hardware
 from kpi_bench.harness.explanations import paths_file
+from kpi_bench.harness.original import Original
 from kpi_bench.harness.plan import Run
 from kpi_bench.harness.records import RunKey, RunRecord, RunSite
 from kpi_bench.harness.source import source_sha256
@@ -24,7 +25,7 @@ class Order:
     """One run as it is handed to whoever executes it. Paths are absolute: any process that sees the same files can.
 
     ``session`` identifies the evaluation, ``folder`` takes record and log. ``suite_files`` are the states (:func:`file_states`)
-    of the suite's copy when it was made, ``search`` the folders that the child imports from.
+    of the suite's copy when it was made, ``search`` the folders that the child imports from. A timing run is held against its ``original``.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class Order:
     offline: bool
     suite_files: Mapping[str, tuple[int, ...]]
     search: tuple[str, ...]
+    original: Original | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,16 @@ def measure_site(device: str) -> RunSite:
 
 
 def execute(
-    order: Order, site: RunSite, on_message: Progress | None = None, *, shared: bool = False
+    order: Order,
+    site: RunSite,
+    on_message: Progress | None = None,
+    *,
+    shared: bool = False,
+    run: Callable[..., JobRecord] = run_job,
 ) -> Executed:
     """Make one run and wait for its end; a submission that fails is not raised, it is the record's ``error``.
 
-    ``shared``: other runs may be made on this machine at the same time.
+    ``shared``: other runs may be made on this machine at the same time. ``run`` is called as :func:`run_job` is.
     """
     job = order.job
     output, suite = Path(job.output), Path(job.suite)
@@ -68,17 +75,26 @@ def execute(
             _record(order, site, JobRecord(error=f"not run: {suite} was changed before"), shared), True, False
         )
     _clear(order.folder, output)
+    shutil.rmtree(job.scratch, ignore_errors=True)
     for place in (job.scratch, job.cache, job.export, output if job.task is None else output.parent):
         Path(place).mkdir(parents=True, exist_ok=True)
     before = (calibrate(),) if job.rounds else ()
-    child = run_job(
-        job,
-        order.folder,
-        limits=order.limits,
-        offline=order.offline,
-        on_message=on_message,
-        search=order.search,
-    )
+    rounds = _Rounds(order.original, output) if order.original is not None else None
+    try:
+        child = run(
+            job,
+            order.folder,
+            limits=order.limits,
+            offline=order.offline,
+            on_message=on_message,
+            search=order.search,
+            check=rounds.fault if rounds is not None else None,
+        )
+    finally:
+        shutil.rmtree(job.scratch, ignore_errors=True)
+        if job.rounds:
+            # A round that was cut short leaves a part of its answers.
+            shutil.rmtree(output.parent, ignore_errors=True)
     calibrations = (*before, calibrate()) if before and child.error is None else ()
     if source_sha256(order.config) != order.key.source_sha256:
         child.error = child.error or "its code was changed while it ran; run it again"
@@ -88,9 +104,24 @@ def execute(
         child.error = (
             child.error or f"{who} changed its copy of the suite ({suite}); scratch is the place to write"
         )
-    shutil.rmtree(job.scratch, ignore_errors=True)
     record = _record(order, site, child, shared)
-    return Executed(dataclasses.replace(record, calibrations=calibrations), changed)
+    inexact = rounds is not None and not rounds.exact
+    return Executed(dataclasses.replace(record, calibrations=calibrations, inexact=inexact), changed)
+
+
+class _Rounds:
+    """Looks at what one round after another answers, which is gone afterwards; ``exact`` while all have answered what the run did."""
+
+    def __init__(self, original: Original, answers: Path) -> None:
+        self.exact = True
+        self._original, self._answers = original, answers
+
+    def fault(self) -> str | None:
+        """What keeps the latest round from counting."""
+        fault = self._original.fault(self._answers)
+        self.exact = self.exact and self._original.equals(self._answers)
+        shutil.rmtree(self._answers.parent, ignore_errors=True)
+        return fault
 
 
 def failed(order: Order, error: str) -> Executed:

@@ -6,26 +6,34 @@ import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.assemble import Provenance
 from kpi_bench.harness.explanations import paths_file
 from kpi_bench.harness.plan import Run
-from kpi_bench.harness.records import RunFolders, RunKey, RunRecord, read_record, write_record
+from kpi_bench.harness.records import Register, RowPlace, RunFolders, RunKey, RunRecord, read_record
 from kpi_bench.harness.scoring import kept_files
 from kpi_bench.harness.worker import Action
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """Looks up runs. ``resume``: keep what is done; ``reuse_pretrained``: take pre-training from this folder. ``processes`` make one."""
+    """Looks up runs. ``register`` knows which records to believe. ``resume``: keep what is done; ``reuse_pretrained``: take pre-training
+    from this folder. ``processes`` make one.
+
+    Pre-training does not get the parameters ``adapt_only``; ``lenders`` are other rows that may have made the same.
+    """
 
     origin: Provenance
     folders: RunFolders
+    register: Register
     device: str
     resume: bool
     reuse_pretrained: Path | None
     processes: int = 1
+    adapt_only: frozenset[str] = frozenset()
+    lenders: tuple[RowPlace, ...] = ()
 
     def folder(self, run: Run) -> Path:
         """Record and log of a run."""
@@ -39,7 +47,7 @@ class Ledger:
         if run.task is None:
             return self.folders.state(run.seed)
         if run.rounds is not None:
-            return self.folder(run) / "answers" / "round"
+            return self.folder(run) / "answers" / f"seed{run.seed}"
         return self.prefix(run.task, run.seed)
 
     def prefix(self, task: str, seed: int) -> Path:
@@ -50,20 +58,28 @@ class Ledger:
         """Files from which a run can be scored again."""
         return kept_files(self.origin.suite.task(task), self.prefix(task, seed))
 
-    def key(self, run: Run, pretraining: RunRecord | None) -> RunKey:
-        """What the run depends on; ``pretraining`` is the one that it starts from."""
+    def key(self, run: Run, pretraining: RunRecord | None, original: RunRecord | None = None) -> RunKey:
+        """What the run depends on; ``pretraining`` is the one that it starts from, ``original`` the run that a timing run repeats."""
+        config = self.origin.config
         return RunKey(
-            self.origin.config.row_name(self.origin.config_name),
+            # What pre-trains is the submission with these parameters, whichever config has them.
+            config.name if run.task is None else config.row_name(self.origin.config_name),
             self.origin.sha256,
-            self.origin.params,
+            self.params_of(run.action),
             self.origin.suite.manifest.digest,
             run.task,
             run.seed,
             self.device,
             pretraining.session if pretraining else None,
             rounds=run.rounds,
+            original=original.session if original else None,
             processes=self.processes_of(run),
         )
+
+    def params_of(self, action: Action) -> dict[str, Any]:
+        """The parameters that a run gets: pre-training none of those that are for adapting alone."""
+        hidden = self.adapt_only if action is Action.PRETRAIN else ()
+        return {name: value for name, value in self.origin.params.items() if name not in hidden}
 
     def processes_of(self, run: Run) -> int:
         """How many processes make a run."""
@@ -78,16 +94,23 @@ class Ledger:
         reuses = run.task is None and self.reuse_pretrained is not None
         if run.task is None and self.reuse_pretrained is not None:
             self._take_over(self.reuse_pretrained, run, key)
-        record = read_record(self.folder(run))
+        elif run.task is None and self.resume:
+            self._borrow(run, key)
+        record = self.register.read(self.folder(run))
         if record is None or not record.done or record.key != key or not self._still_there(run, record):
             return None
         # Pre-training taken from elsewhere is this submission's own only while the user says so.
         valid = record.reused if reuses else self.resume and not record.reused
         return record if valid else None
 
+    def lend_no_longer(self, run: Run) -> None:
+        """The run is handed over: nobody may take the pre-training that lies where it will be made."""
+        if run.task is None:
+            self.register.forget(self.folder(run))
+
     def keep(self, run: Run, record: RunRecord) -> None:
         """Write the record of a run."""
-        write_record(self.folder(run), record)
+        self.register.write(self.folder(run), record)
 
     def _take_over(self, source: Path, run: Run, key: RunKey) -> None:
         """Copy pre-training that another evaluation left of the same suite and seed; ``load_pretrained`` finds out if it fits."""
@@ -104,7 +127,28 @@ class Ledger:
         if origin.resolve() != target.resolve():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(origin, target)
-        write_record(target, dataclasses.replace(record, key=key, reused=True))
+        self.register.write(target, dataclasses.replace(record, key=key, reused=True))
+
+    def _borrow(self, run: Run, key: RunKey) -> None:
+        """Copy the same pre-training from another row, where this one has not made it."""
+        own = self.register.read(self.folder(run))
+        if own is not None and own.key == key:
+            return
+        for place in self.lenders:
+            source = place.folders.pretrained(run.seed)
+            record = place.register().read(source)
+            if (
+                record is None
+                or not record.done
+                or record.reused
+                or record.key != key
+                or not place.folders.state(run.seed).is_dir()
+            ):
+                continue
+            shutil.rmtree(self.folder(run), ignore_errors=True)
+            shutil.copytree(source, self.folder(run))
+            self.keep(run, record)
+            return
 
     def _still_there(self, run: Run, record: RunRecord) -> bool:
         output = self.output(run)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import uuid
 from pathlib import Path
 
-from kpi_bench.errors import SubmissionError
+from kpi_bench.harness.child_environment import import_path
 from kpi_bench.harness.execute import Order
 from kpi_bench.harness.executors.base import Premises
 from kpi_bench.harness.ledger import Ledger
+from kpi_bench.harness.original import Original
 from kpi_bench.harness.plan import Run, answered_kinds
 from kpi_bench.harness.records import RunRecord
-from kpi_bench.harness.supervise import Limits, import_path, run_job
+from kpi_bench.harness.supervise import Limits
 from kpi_bench.harness.withhold import file_states, withheld_copy
-from kpi_bench.harness.worker import DATA_PARALLEL, PRETRAINS, Action, Job
+from kpi_bench.harness.worker import Action, Job
 
 
 class Orders:
@@ -49,27 +49,8 @@ class Orders:
             self._ledger.device,
         )
 
-    def inspect(self) -> bool:
-        """Whether the submission pre-trains, asked of a child: foreign code is not imported where the labels are.
-
-        Raises:
-            SubmissionError: the submission cannot be started, or not in as many processes as are wanted.
-        """
-        folder = self._ledger.folders.root / "inspect"
-        job = self._job(Action.INSPECT, None, 0, folder, folder / "output", None)
-        child = run_job(job, folder, limits=self._limits, offline=self._offline)
-        if child.error is not None:
-            raise SubmissionError(f"{self._origin.config.name} cannot be started: {child.error}")
-        shutil.rmtree(folder, ignore_errors=True)
-        if self._ledger.processes > 1 and not child.notes[DATA_PARALLEL]:
-            raise SubmissionError(
-                f"{self._origin.config.name} pre-trains in one process only, not in --processes {self._ledger.processes}: "
-                f"{self._origin.config.submission.entry} does not declare data_parallel = True (docs/scale.md)"
-            )
-        return bool(child.notes[PRETRAINS])
-
-    def order(self, run: Run, pretraining: RunRecord | None) -> Order:
-        """The order of a run; ``pretraining`` is the record of the one that it starts from."""
+    def order(self, run: Run, pretraining: RunRecord | None, original: Original | None = None) -> Order:
+        """The order of a run; ``pretraining`` is the record of the one that it starts from, ``original`` the run that a timing run repeats."""
         folder, limits = self._ledger.folder(run), self._limits
         state = self._ledger.folders.state(run.seed) if pretraining is not None else None
         job = self._job(run.action, run.task, run.seed, folder, self._ledger.output(run), state)
@@ -80,7 +61,7 @@ class Orders:
                 limits = dataclasses.replace(limits, seconds=limits.seconds * (1 + run.rounds))
         return Order(
             run=run,
-            key=self._ledger.key(run, pretraining),
+            key=self._ledger.key(run, pretraining, original.record if original else None),
             session=self._session,
             config=self._origin.config,
             job=job,
@@ -89,6 +70,7 @@ class Orders:
             offline=self._offline,
             suite_files=self.suite_files,
             search=self._search,
+            original=original,
         )
 
     def _job(
@@ -97,13 +79,13 @@ class Orders:
         return Job(
             action=action,
             submission=str(self._origin.config.folder),
-            params=dict(self._origin.params),
+            params=self._ledger.params_of(action),
             suite=str(self.copy),
             kinds=self._kinds,
             task=task,
             seed=seed,
             device=self._ledger.device,
-            scratch=str(folder / "scratch"),
+            scratch=str(self._ledger.folders.scratch(folder)),
             cache=str(self._ledger.folders.root / "cache"),
             pretrained=str(state) if state is not None else None,
             output=str(output),

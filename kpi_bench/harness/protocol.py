@@ -164,9 +164,13 @@ class Submission:
     and seed, in a process of its own, followed by ``save_pretrained``) or ``load_pretrained``; ``adapt``; ``predict``; ``parameters`` and ``export``.
 
     ``data_parallel`` says that ``pretrain`` may be called in several processes at once, each with its own ``ctx.rank``; rank 0 then saves.
+
+    ``adapt_only`` names parameters that ``pretrain`` never gets: they are not among the ``params`` of an instance that pre-trains. So what
+    was pre-trained cannot depend on them, and runs that differ in nothing else share it.
     """
 
     data_parallel: ClassVar[bool] = False
+    adapt_only: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         self.params = dict(params)

@@ -1,5 +1,5 @@
-"""Several processes of one pre-training. Rank 0 is the process that the parent watches; it starts the others, which have no line to the
-parent: what they report is dropped, and one that fails ends the run.
+"""Several processes of one pre-training. On each machine a parent watches the first rank there, which starts the others; these have no line
+to the parent: what they report is dropped, and one that fails ends the run.
 
 They find each other as torchrun's processes do: RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 """
@@ -15,7 +15,10 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from kpi_bench.errors import RunError
 from kpi_bench.harness.channel import Channel, Message
@@ -25,7 +28,57 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_
 POLL_S = 0.2
 GRACE_S = 10.0
 CAUSE_S = 2.0
-"""When one process dies the others fail too, at once: so long rank 0 waits to learn whether another failed first."""
+"""When one process dies the others fail too, at once: so long the first waits to learn whether another failed before it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The ranks of one machine, ``first`` and those after it, and where all ranks of the run meet; ``interface`` leads there."""
+
+    first: int
+    count: int
+    address: str
+    port: int
+    interface: str | None
+
+    @classmethod
+    def of_machine(cls, processes: int) -> Place:
+        """All ranks are on this one."""
+        # Gloo would look up the machine's name otherwise, which need not be known.
+        return cls(
+            0, processes, "127.0.0.1", free_port("127.0.0.1"), "lo" if sys.platform == "linux" else None
+        )
+
+    def variables(self, processes: int) -> dict[str, str]:
+        """Environment of the first rank here and, but for the rank, of the others; ``processes`` are those of all machines."""
+        places = {
+            "RANK": str(self.first),
+            "LOCAL_RANK": "0",
+            "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(self.count),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+        return places | ({"GLOO_SOCKET_IFNAME": self.interface} if self.interface else {})
+
+
+def free_port(address: str) -> int:
+    """A port of ``address``, which is one of this machine, that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind((address, 0))
+        return int(free.getsockname()[1])
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has ``address``."""
+    return next(
+        (
+            name
+            for name, found in psutil.net_if_addrs().items()
+            if any(one.address == address for one in found)
+        ),
+        None,
+    )
 
 
 def thread_shares(processes: int, environ: Mapping[str, str]) -> dict[str, str]:
@@ -40,12 +93,17 @@ def thread_shares(processes: int, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def own_rank() -> int:
-    """The rank that rank 0 gave this process; 0 elsewhere."""
+    """The rank of this process, once it has one; 0 elsewhere."""
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """Its number among the ranks of this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def device_of(device: str, rank: int) -> str:
-    """Each rank has a GPU of its own where there are several."""
+    """Each rank of a machine has a GPU of its own where there are several."""
     if rank == 0 or not device.startswith("cuda"):
         return device
     import torch
@@ -55,21 +113,21 @@ def device_of(device: str, rank: int) -> str:
 
 
 class Others:
-    """Ranks 1 .. N - 1 as rank 0 sees them. Their messages come over one line, in the order in which they were sent."""
+    """The other ranks of a machine as its first sees them. Their messages come over one line, in the order in which they were sent."""
 
-    def __init__(self, job: Path, processes: int, parent: Channel) -> None:
-        """Start them on the job file that this process was started with; ``parent`` is told when one fails."""
+    def __init__(self, job: Path, processes: int, place: Place, parent: Channel) -> None:
+        """Start them on the job file that this process was started with, which becomes the first; ``parent`` is told when one fails."""
         self._parent, self._size = parent, processes
         self._line, theirs = Channel.pair()
-        os.environ.update(_meeting_place(processes))
+        os.environ.update(place.variables(processes))
         self._processes = {
             rank: subprocess.Popen(
                 [sys.executable, "-m", "kpi_bench.harness.worker", str(job), str(theirs.fileno())],
-                env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank - place.first)},
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
             )
-            for rank in range(1, processes)
+            for rank in range(place.first + 1, place.first + place.count)
         }
         theirs.close()
         self._changed = threading.Condition()
@@ -95,7 +153,7 @@ class Others:
                     process.wait(GRACE_S)
 
     def begin(self) -> None:
-        """Let them begin, as rank 0's clock does."""
+        """Let them begin, as the clock of the first does."""
         for process in self._processes.values():
             if process.stdin is not None:
                 process.stdin.close()
@@ -145,24 +203,8 @@ class Others:
 
     def _fail(self, message: Message) -> None:
         error = f"rank {message['rank']} of {self._size}: {message['error']}"
-        self._parent.send({"kind": "failed", "error": error, "where": message.get("where", "")})
+        told = {"error": error, "where": message.get("where", ""), "sudden": message.get("killed", False)}
+        self._parent.send({"kind": "failed", **told})
         with self._changed:
             self._error = error
             self._changed.notify_all()
-
-
-def _meeting_place(processes: int) -> dict[str, str]:
-    """Where the ranks of this machine meet: variables of rank 0, and but for the rank those of all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    places = {
-        "RANK": "0",
-        "LOCAL_RANK": "0",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    # Gloo would look up the machine's name otherwise, which need not be known.
-    return places | ({"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {})

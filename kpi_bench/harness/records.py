@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kpi_bench._io import read_json, write_json
+from kpi_bench._io import read_json, sha256_file, sha256_text, write_json
 from kpi_bench._schema import decode, encode
 from kpi_bench._version import __version__
 from kpi_bench.errors import RunError
@@ -21,8 +21,8 @@ RECORD = "run.json"
 class RunKey:
     """What a run depends on. A record with an equal key need not be run again. ``task`` is None for pre-training.
 
-    ``pretraining`` is the session of the pre-training that the run started from, None without one; ``rounds`` how many a timing run has;
-    ``processes`` how many pre-trained together.
+    ``pretraining`` is the session of the pre-training that the run started from, None without one; ``rounds`` how many a timing run has,
+    ``original`` the session of the run that it repeats; ``processes`` how many pre-trained together.
     """
 
     submission: str
@@ -35,6 +35,7 @@ class RunKey:
     pretraining: str | None = None
     kpi_bench: str = __version__
     rounds: int | None = None
+    original: str | None = None
     processes: int = 1
 
 
@@ -51,7 +52,8 @@ class RunSite:
 class RunRecord:
     """One finished or failed run. ``session`` identifies the evaluation that made it, ``reused`` marks pre-training taken from elsewhere,
     ``explained`` a run that wrote explanations beside its predictions, ``shared`` one that other runs may have been made beside. A timing run
-    has ``rounds`` in place of ``laps``, and the speeds of the machine before and after them (``calibrate``)."""
+    has ``rounds`` in place of ``laps``, and the speeds of the machine before and after them (``calibrate``); it is ``inexact`` when a
+    round has not answered the same as the run, but as well."""
 
     key: RunKey
     session: str
@@ -69,6 +71,7 @@ class RunRecord:
     shared: bool = False
     rounds: tuple[Lap, ...] = ()
     calibrations: tuple[Mapping[str, float], ...] = ()
+    inexact: bool = False
     processes: int = 1
 
     @property
@@ -98,9 +101,68 @@ class RunFolders:
         """What ``save_pretrained`` wrote."""
         return self.pretrained(seed) / "state"
 
+    def scratch(self, folder: Path) -> Path:
+        """Where the child of the run with this folder works; the name tells nobody which run that is."""
+        return self.root / "scratch" / sha256_text(folder.relative_to(self.root).as_posix())[:12]
+
     def predictions(self) -> Path:
         """Predictions of all tasks: ``<task>/seed<k>.parquet``."""
         return self.root / "predictions"
+
+
+class Register:
+    """The records that the harness itself has written below one folder, by their hashes: any other file in their place counts for nothing.
+
+    It is read once, and lies apart from the runs: a submission finds the records of its row from ``ctx.cache``, and what it leaves there
+    must not pass for a measurement. Nothing keeps it from looking for the register, too: this is no sandbox.
+    """
+
+    def __init__(self, path: Path, root: Path) -> None:
+        """``path`` is the register's file, ``root`` the folder of the row."""
+        self._path, self._root = path, root
+        try:
+            found = read_json(path)
+        except (FileNotFoundError, ValueError):
+            found = None
+        self._hashes: dict[str, str] = found if isinstance(found, dict) else {}
+
+    def write(self, folder: Path, record: RunRecord) -> None:
+        """Keep a record."""
+        write_record(folder, record)
+        self._hashes[self._name(folder)] = sha256_file(folder / RECORD)
+        write_json(self._path, self._hashes)
+
+    def forget(self, folder: Path) -> None:
+        """Believe the record in a folder no longer: its run is made again."""
+        if self._hashes.pop(self._name(folder), None) is not None:
+            write_json(self._path, self._hashes)
+
+    def read(self, folder: Path) -> RunRecord | None:
+        """The record in a folder; None when there is none, or not the one that was written."""
+        path = folder / RECORD
+        if not path.is_file() or sha256_file(path) != self._hashes.get(self._name(folder)):
+            return None
+        return read_record(folder)
+
+    def _name(self, folder: Path) -> str:
+        return folder.relative_to(self._root).as_posix()
+
+
+@dataclass(frozen=True)
+class RowPlace:
+    """Where the runs of a row on a suite lie, in which output folder."""
+
+    out: Path
+    suite: str
+    row: str
+
+    @property
+    def folders(self) -> RunFolders:
+        return RunFolders(self.out / self.suite / self.row)
+
+    def register(self) -> Register:
+        """The register of their records, as it is now."""
+        return Register(self.out / ".records" / self.suite / f"{self.row}.json", self.folders.root)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -20,25 +20,16 @@ from kpi_bench._io import write_json
 from kpi_bench._schema import encode
 from kpi_bench.errors import RunError
 from kpi_bench.harness.channel import Channel, Message
+from kpi_bench.harness.child_environment import child_environment, import_path
 from kpi_bench.harness.clock import Lap, ProcessMeter, Reading
-from kpi_bench.harness.ranks import thread_shares
+from kpi_bench.harness.ranks import CAUSE_S, thread_shares
 from kpi_bench.harness.results import CurvePoint, Size
 from kpi_bench.harness.worker import Job
 
 SAMPLE_S = 0.1
 GRACE_S = 10.0
 LOG_TAIL_BYTES = 4096
-
-# A child gets these variables and no others: an allow-list cannot forget a secret.
-PASSED_ON = (
-    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV",
-    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMBA_CACHE_DIR", "KMP_AFFINITY", "KMP_BLOCKTIME", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT",
-    "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_HOME", "TRITON_CACHE_DIR", "PYTORCH_CUDA_ALLOC_CONF",
-    "DGLBACKEND",
-)  # fmt: skip
-
-# Of use to a child that may reach the Hub (``--online``) behind a proxy or mirror.
-PASSED_ON_ONLINE = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "HF_ENDPOINT")  # fmt: skip
+ELSEWHERE = "another machine of the run failed"
 
 Progress = Callable[[Message], None]
 
@@ -69,40 +60,20 @@ class JobRecord:
     peak_device: int | None = None
     wall_s: float = 0.0
     error: str | None = None
+    echo: bool = False
+    """The error may be what another rank's end led to."""
 
 
-def child_environment(
-    scratch: Path, *, offline: bool, environ: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """Environment of a child: the allow-list, the Hub offline by default and without token, its home in the scratch folder.
+class Partners(Protocol):
+    """The other machines of a pre-training, as the parent on this one sees them."""
 
-    Of the user's Hub folder it gets the cache of models and data sets only: the token lies beside that cache.
-    """
-    source = os.environ if environ is None else environ
-    passed = PASSED_ON if offline else PASSED_ON + PASSED_ON_ONLINE
-    env = {name: source[name] for name in passed if name in source}
-    env.update(
-        HOME=str(scratch),
-        HF_HOME=str(scratch / "huggingface"),
-        HF_HUB_CACHE=str(_hub_cache(source)),
-        HF_TOKEN_PATH=str(scratch / "no-token"),
-        HF_HUB_DISABLE_IMPLICIT_TOKEN="1",
-        HF_HUB_DISABLE_TELEMETRY="1",
-        HF_HUB_OFFLINE="1" if offline else "0",
-        TOKENIZERS_PARALLELISM="false",
-        PYTHONUNBUFFERED="1",
-    )
-    return env
+    def ready(self) -> bool:
+        """Whether all can begin; asked again and again once this one can."""
+        ...
 
-
-def _hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where the Hub's client keeps what it has downloaded."""
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environ.get(name):
-            return Path(environ[name]).expanduser()
-    caches = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "~"), ".cache")
-    home = environ.get("HF_HOME") or Path(caches, "huggingface")
-    return Path(home).expanduser() / "hub"
+    def failed(self, seconds: float = 0.0) -> bool:
+        """Whether another one has failed, or does within so many seconds."""
+        ...
 
 
 def run_job(
@@ -113,10 +84,14 @@ def run_job(
     offline: bool = True,
     on_message: Progress | None = None,
     search: Sequence[str] | None = None,
+    check: Callable[[], str | None] | None = None,
+    partners: Partners | None = None,
 ) -> JobRecord:
     """Run ``job`` and wait for its end. ``folder`` receives ``job.json`` and ``run.log`` (the child's output).
 
-    ``search`` are the folders that the child imports from before its own (default: those of this process).
+    ``search`` are the folders that the child imports from before its own (default: those of this process). ``check`` is called when a
+    timing round has answered, and says what is wrong with its answers; the child waits meanwhile, and that is not its time.
+    With ``partners``, pre-training begins when they are ready and ends when one of them fails, of which the ``error`` says no more than that.
 
     A failure of any kind (exception, crash, time or memory limit) is not raised: it is the record's ``error``.
     """
@@ -148,7 +123,7 @@ def run_job(
             start_new_session=True,
         )
     theirs.close()
-    watch = _Watch(job, process, ours, limits or Limits(), on_message)
+    watch = _Watch(process, ours, limits or Limits(), on_message, check, partners)
     try:
         record = watch.follow()
     finally:
@@ -179,10 +154,8 @@ def _last_words(log: Path) -> str:
     return f" (log: {log}" + (f"; it ends: {lines[-1].strip()[:200]})" if lines else ")")
 
 
-def import_path() -> tuple[str, ...]:
-    """Folders that this process imports from: a child can then import what it can (a checkout that is not installed, for one)."""
-    known = [path for path in sys.path if path and Path(path).is_dir()]
-    return (*([str(Path.cwd())] if "" in sys.path else []), *known)
+def _place(phase: str, number: int | None) -> str:
+    return phase if number is None else f"{phase} of timing round {number}"
 
 
 class _Watch:
@@ -190,17 +163,21 @@ class _Watch:
 
     def __init__(
         self,
-        job: Job,
         process: subprocess.Popen[bytes],
         channel: Channel,
         limits: Limits,
         on_message: Progress | None,
+        check: Callable[[], str | None] | None,
+        partners: Partners | None,
     ) -> None:
-        self._job = job
         self._process = process
         self._channel = channel
         self._limits = limits
         self._on_message = on_message
+        self._check = check
+        self._checking_s = 0.0
+        self._partners = partners
+        self._held: Message | None = None
         self._meter = ProcessMeter(process.pid)
         self._record = JobRecord()
         self._phase: str | None = None
@@ -217,7 +194,12 @@ class _Watch:
             now = time.perf_counter()
             if now >= next_sample:
                 next_sample = now + SAMPLE_S
-                record.error = self._broken_limit(now - start)
+                record.error = self._broken_limit(now - start - self._checking_s)
+                if self._partners is not None:
+                    if record.error is None and self._partners.failed():
+                        record.error = ELSEWHERE
+                    if self._held is not None and self._partners.ready():
+                        self._begin(self._held)
                 if record.error:
                     break
             # Asked before reading: what a process sent before its end is still read below.
@@ -234,6 +216,8 @@ class _Watch:
                 if ended and message is None:
                     # A process that it forked holds the line open.
                     record.error = self._died()
+        if record.echo and self._partners is not None and self._partners.failed(CAUSE_S):
+            record.error = ELSEWHERE
         record.wall_s = time.perf_counter() - start
         record.peak_rss = self._meter.peak_rss
         return record
@@ -259,14 +243,15 @@ class _Watch:
 
     def _handle(self, message: Message) -> None:
         kind = message.get("kind")
-        if kind == "begin":
-            self._phase, self._queries = str(message["phase"]), message.get("queries")
-            self._round = message.get("round")
-            self._begun = self._meter.read()
-            self._channel.send({})
+        if kind == "begin" and message["phase"] == "pretrain" and self._partners is not None:
+            self._held = message
+        elif kind == "begin":
+            self._begin(message)
         elif kind == "end":
             self._end_phase(message.get("peak_device"))
             self._channel.send({})
+        elif kind == "answered":
+            self._look_at_answers(int(message["round"]))
         elif kind == "curve":
             seconds = time.perf_counter() - self._begun.wall
             step, value, metric = int(message["step"]), float(message["value"]), str(message["metric"])
@@ -282,12 +267,20 @@ class _Watch:
         elif kind == "failed":
             where = f" at {message['where']}" if message.get("where") else ""
             self._record.error = f"{self._where()} failed: {message['error']}{where}"
+            self._record.echo = not message.get("sudden", False)
         elif kind == "done":
             self._finished = True
         elif kind != "progress":
             raise RunError(f"the child sent an unknown message: {message}")
         if self._on_message is not None:
             self._on_message(message)
+
+    def _begin(self, message: Message) -> None:
+        self._held = None
+        self._phase, self._queries = str(message["phase"]), message.get("queries")
+        self._round = message.get("round")
+        self._begun = self._meter.read()
+        self._channel.send({})
 
     def _end_phase(self, peak_device: int | None) -> None:
         now = self._meter.read()
@@ -304,17 +297,27 @@ class _Watch:
             self._record.peak_device = max(peak_device, self._record.peak_device or 0)
         self._phase = None
 
+    def _look_at_answers(self, number: int) -> None:
+        begun = time.perf_counter()
+        fault = self._check() if self._check is not None else None
+        self._checking_s += time.perf_counter() - begun
+        if fault is None:
+            self._channel.send({})
+        else:
+            self._record.error = f"timing round {number} does not count: {fault}"
+
     def _where(self) -> str:
         if self._phase is not None:
-            return self._phase if self._round is None else f"{self._phase} of timing round {self._round}"
-        done = list(self._record.laps)
-        return f"the time after {done[-1]}" if done else "the start"
+            return _place(self._phase, self._round)
+        ended = [*self._record.laps.values(), *self._record.rounds]
+        return f"the time after {_place(ended[-1].phase, ended[-1].round)}" if ended else "the start"
 
     def _died(self) -> str:
         try:
             code = self._process.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             return f"{self._where()} closed the line to the harness"
+        self._record.echo = code == -signal.SIGABRT
         if code < 0:
             name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
             hint = (

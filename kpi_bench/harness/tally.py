@@ -11,6 +11,7 @@ from kpi_bench.errors import KpiBenchError
 from kpi_bench.harness.assemble import ScoredRun, assemble_result, write_with_queries
 from kpi_bench.harness.clock import Lap
 from kpi_bench.harness.ledger import Ledger
+from kpi_bench.harness.original import Original
 from kpi_bench.harness.records import RunRecord
 from kpi_bench.harness.results import Result
 from kpi_bench.harness.scoring import make_scorer
@@ -25,6 +26,7 @@ class Tally:
         self._task = suite.task(task)
         self._scorer = make_scorer(self._task, suite.graph)
         self._runs: dict[int, ScoredRun] = {}
+        self._hashes: dict[int, dict[str, str]] = {}
 
     def score(self, record: RunRecord) -> str | None:
         """Score a run that is done; returns what keeps its predictions from being scored, None when nothing does."""
@@ -36,7 +38,18 @@ class Tally:
             return f"its predictions cannot be scored: {error}"
         lap = Lap("score", time.perf_counter() - wall, time.process_time() - cpu)
         self._runs[seed] = ScoredRun(record, scores, lap)
+        files = self._ledger.prediction_files(self._task.spec.name, seed)
+        self._hashes[seed] = {path.name: sha256_file(path) for path in files}
         return None
+
+    def original(self, seed: int) -> Original:
+        """A run that was scored, for a timing run to be held against; it may be sent to another machine, so it brings what scoring needs."""
+        run = self._runs[seed]
+        graph = {}
+        if run.record.explained:
+            graph[self._task.spec.kg] = self._ledger.origin.suite.graph(self._task.spec.kg)
+        scorer = make_scorer(self._task, graph.__getitem__)
+        return Original(run.record, self._task, scorer, run.scores, self._hashes[seed])
 
     def write(
         self,
@@ -48,11 +61,7 @@ class Tally:
         """Write the result over ``seeds`` under ``results``, with the rounds of ``timing`` where it was done; None when a seed was not scored."""
         if not set(seeds) <= set(self._runs):
             return None
-        hashes = {
-            path.name: sha256_file(path)
-            for seed in seeds
-            for path in self._ledger.prediction_files(self._task.spec.name, seed)
-        }
+        hashes = {name: sha256 for seed in seeds for name, sha256 in self._hashes[seed].items()}
         result, queries = assemble_result(
             self._ledger.origin,
             self._task,

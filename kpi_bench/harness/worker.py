@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import json
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +30,7 @@ from kpi_bench.harness.config import load_class, read_config
 from kpi_bench.harness.explanations import write_paths
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
 from kpi_bench.harness.protocol import Context, LazyGraphs, Predictions, Queries, Submission, silent
-from kpi_bench.harness.ranks import Others, device_of, own_rank
+from kpi_bench.harness.ranks import Others, Place, device_of, local_rank, own_rank
 from kpi_bench.harness.withhold import read_queries
 from kpi_bench.suites.suite import Suite, open_suite
 from kpi_bench.suites.task import Task, TaskKind
@@ -38,6 +40,7 @@ REPORTS = ("curve", "note", "progress")
 PR_SET_PDEATHSIG = 1
 PRETRAINS = "pretrains"
 DATA_PARALLEL = "data_parallel"
+ADAPT_ONLY = "adapt_only"
 
 
 class Action(StrEnum):
@@ -54,7 +57,8 @@ class Job:
     """What a child is to do: look at the class, pre-train, adapt to and predict one task, or do so again and again. Paths are absolute.
 
     ``kinds`` are those of the suite's tasks that the submission answers, whichever of them are run. ``rounds`` are to be timed, after
-    one more as a warm-up (action ``time``). ``processes`` pre-train together.
+    one more as a warm-up (action ``time``). ``processes`` pre-train together, those of ``place`` on this machine
+    (None: all).
     """
 
     action: Action
@@ -72,6 +76,7 @@ class Job:
     export: str
     rounds: int = 0
     processes: int = 1
+    place: Place | None = None
 
 
 class Worker:
@@ -82,14 +87,19 @@ class Worker:
         self.channel = channel
         self.others = others
         self.rank = own_rank()
-        self.device = device_of(job.device, self.rank)
+        self.device = device_of(job.device, local_rank())
 
     def run(self) -> None:
         """Do the job, phase by phase."""
         if self.job.action is Action.INSPECT:
             cls = load_class(read_config(Path(self.job.submission)))
             pretrains = cls.pretrains(frozenset(self.job.kinds))
-            for key, value in ((PRETRAINS, pretrains), (DATA_PARALLEL, bool(cls.data_parallel))):
+            adapt_only = json.dumps(sorted(cls.adapt_only))
+            for key, value in (
+                (PRETRAINS, pretrains),
+                (DATA_PARALLEL, bool(cls.data_parallel)),
+                (ADAPT_ONLY, adapt_only),
+            ):
                 self.channel.send({"kind": "note", "key": key, "value": value})
             return
         if self.job.action is Action.TIME:
@@ -97,7 +107,7 @@ class Worker:
                 self._time(number)
             return
         with self.phase("load"):
-            suite, task, submission, context = self._load(Path(self.job.scratch))
+            suite, task, submission, context = self._load(self._scratch())
             if self.others is not None:
                 self.others.wait_until("ready")
         if task is None:
@@ -107,13 +117,11 @@ class Worker:
                 submission.pretrain(context.graphs, context)
                 if self.others is not None:
                     self.others.wait_until("done")
-            submission.save_pretrained(Path(self.job.output))
+            if self.rank == 0:
+                submission.save_pretrained(Path(self.job.output))
             return
         queries, answer = self._adapt_and_predict(suite, task, submission, context)
-        if task.spec.kind is not TaskKind.LINK_PREDICTION:
-            write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
-        if isinstance(answer, ExplainedTopK):
-            write_paths(Path(self.job.output), answer.paths)
+        self._keep(task, queries, answer)
         self._report_size(submission)
         if MUDOK in task.spec.variants:
             unmasked = read_queries(suite.folder, task, mask=MUDOK_MASK)
@@ -122,11 +130,16 @@ class Worker:
             )
 
     def follow(self) -> None:
-        """Pre-train as a rank above 0; what was learned is saved by rank 0."""
-        _, _, submission, context = self._load(Path(self.job.scratch))
+        """Pre-train as a rank that another one started; what was learned is saved by rank 0."""
+        _, _, submission, context = self._load(self._scratch())
         self.channel.send({"kind": "ready", "rank": self.rank})
-        sys.stdin.read()  # its end is rank 0's word to begin
+        sys.stdin.read()  # its end is the first rank's word to begin
         submission.pretrain(context.graphs, context)
+
+    def _scratch(self) -> Path:
+        """An empty folder of a task's run or round; that of pre-training is shared by its ranks."""
+        place = self.job.scratch
+        return Path(place if self.job.task is None else tempfile.mkdtemp(dir=place))
 
     def _load(self, scratch: Path) -> tuple[Suite, Task | None, Submission, Context]:
         cls = load_class(read_config(Path(self.job.submission)))
@@ -151,18 +164,27 @@ class Worker:
                 write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
         return queries, answer
 
+    def _keep(self, task: Task, queries: Queries, answer: Predictions) -> None:
+        """Write what ``predict`` returned, but for what was written while it was made."""
+        if task.spec.kind is not TaskKind.LINK_PREDICTION:
+            write_predictions(Path(self.job.output), OFFICIAL, task, queries, answer)
+        if isinstance(answer, ExplainedTopK):
+            write_paths(Path(self.job.output), answer.paths)
+
     def _time(self, number: int) -> None:
-        """One round: what the run did from ``load`` to ``predict``, with a new instance, suite and scratch folder; 0 is the warm-up."""
+        """One round: what the run did from ``load`` to ``predict``, with a new instance, suite and scratch folder; 0 is the warm-up.
+
+        What it answers is looked at, and removed, by the parent.
+        """
         gc.collect()
-        scratch, answers = Path(self.job.scratch) / f"round{number}", Path(self.job.output).parent
-        for folder in (scratch, answers):
-            folder.mkdir(parents=True, exist_ok=True)
+        scratch = self._scratch()
         suite, task, submission, context = self._load(scratch)
         if task is None:
             raise RunError("only a task can be timed; the job names none")
-        self._adapt_and_predict(suite, task, submission, context, round=number)
+        queries, answer = self._adapt_and_predict(suite, task, submission, context, round=number)
+        self._keep(task, queries, answer)
         shutil.rmtree(scratch)
-        shutil.rmtree(answers)
+        self._ask({"kind": "answered", "round": number})
 
     @contextmanager
     def phase(self, name: str, **facts: Any) -> Iterator[None]:
@@ -266,14 +288,22 @@ def main() -> int:
         if rank:
             Worker(job, channel).follow()
         else:
-            others = Others(Path(sys.argv[1]), job.processes, channel) if job.processes > 1 else None
+            if job.processes > 1:
+                place = job.place or Place.of_machine(job.processes)
+                others = Others(Path(sys.argv[1]), job.processes, place, channel)
             Worker(job, channel, others).run()
     except Exception as error:
         # The boundary to foreign code: whatever it raises becomes a message to the parent, with its traceback in the log.
         traceback.print_exc()
         if others is None or not others.failed():
             name = "" if isinstance(error, KpiBenchError) else f"{type(error).__name__}: "
+            if own_rank() and not rank:
+                name = f"rank {own_rank()} of {job.processes}: {name}"
             channel.send({"kind": "failed", "error": f"{name}{error}", "where": _last_frame(error), **about})
+        if job.processes > 1:
+            # Its end would break the connections of the other ranks before they are told why: it stays until it is ended.
+            with suppress(EOFError):
+                channel.receive()
         return 1
     channel.send({"kind": "done", **about})
     return 0

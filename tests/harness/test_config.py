@@ -162,6 +162,21 @@ class TestParams:
         params = config.resolve_params("kpi-mini", "base", {"width": 1, "kind": "b"})
         assert params == {"width": 1, "depth": 2, "kind": "b", "rate": 0.5}
 
+    def test_whole_numbers_are_floats_where_params_has_one(self, tmp_path: Path) -> None:
+        text = FULL.replace("depth = 2", "depth = 2\nrate = 1").replace("rate = 0.5", "rate = 2")
+        config = read_config(write(tmp_path / "t", text))
+        for suite, name, overrides, rate in (
+            ("kpi-mini", None, {}, 2.0),
+            ("kpi", "base", {}, 1.0),
+            ("kpi", None, {"rate": 3, "width": 5}, 3.0),
+        ):
+            params = config.resolve_params(suite, name, overrides)
+            assert (params["rate"], type(params["rate"]), type(params["width"])) == (rate, float, int)
+        # A truth value is no number, and no float is as large as the last.
+        assert config.resolve_params("kpi", None, {"rate": True})["rate"] is True
+        with pytest.raises(SubmissionError, match=r"parameter rate is 10+; wanted are .* finite numbers"):
+            config.resolve_params("kpi", None, {"rate": 10**400})
+
     def test_unknown_config(self, config: SubmissionConfig) -> None:
         with pytest.raises(SubmissionError, match="my-method has no config 'huge'; it has: base"):
             config.resolve_params("kpi", "huge", {})

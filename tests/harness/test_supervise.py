@@ -9,15 +9,9 @@ from submission_factory import write_submission
 
 from kpi_bench.errors import RunError, SubmissionError
 from kpi_bench.harness.channel import Channel
+from kpi_bench.harness.child_environment import PASSED_ON, child_environment
 from kpi_bench.harness.protocol import Context, LazyGraphs
-from kpi_bench.harness.supervise import (
-    PASSED_ON,
-    JobRecord,
-    Limits,
-    child_environment,
-    default_memory_limit,
-    run_job,
-)
+from kpi_bench.harness.supervise import JobRecord, Limits, default_memory_limit, run_job
 from kpi_bench.harness.withhold import withheld_copy
 from kpi_bench.harness.worker import Action, Job
 from kpi_bench.suites.suite import Suite

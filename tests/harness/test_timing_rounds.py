@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ WITNESS = (
     + """
 def told(self, what, ctx, **facts):
     facts |= {"what": what, "pid": os.getpid(), "draw": float(np.random.random()), "seed": ctx.seed}
+    facts |= {"left": [path.name for path in Path(sys.argv[1]).parent.rglob("*.npy")]}
     facts |= {"scratch": str(ctx.scratch), "empty": not any(ctx.scratch.iterdir()), "cached": (ctx.cache / "kept").exists()}
     with open(self.params["told"], "a") as stream:
         stream.write(json.dumps(facts) + "\\n")
@@ -84,8 +86,8 @@ class _Recording:
         self.orders.append(order)
         self.inner.submit(order)
 
-    def wait(self) -> tuple[Order, Executed]:
-        return self.inner.wait()
+    def wait(self, seconds: float | None = None) -> tuple[Order, Executed] | None:
+        return self.inner.wait(seconds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,7 @@ def _rounds(result: Result) -> Rounds:
 def test_rounds_stand_beside_the_runs_with_the_warm_up_apart(timed: Timed) -> None:
     rounds, phases = _rounds(timed.result), timed.result.timing.phases
     assert rounds.seed == 1, "the first seed as it was given"
+    assert "inexact_rounds" not in timed.result.flags
     assert set(rounds.phases) == {"adapt", "predict"}
     for of_phase in rounds.phases.values():
         assert len(of_phase.wall_s) == len(of_phase.cpu_s) == 3
@@ -145,8 +148,19 @@ def test_a_round_has_new_objects_in_a_process_that_is_warm(timed: Timed) -> None
     assert len({call["pid"] for call in adapts}) == 3
     assert all(call["empty"] and call["fresh"] and call["loaded"] for call in adapts)
     assert len({call["scratch"] for call in rounds}) == 4
+    assert not any(call["left"] for call in rounds), "what a round answered is looked at before the next"
     assert {call["draw"] for call in rounds} == {runs[0]["draw"]}, "the round does the run's work again"
     assert all(call["cached"] for call in rounds), "what the run left in the cache is found"
+
+
+def test_scratch_does_not_tell_a_round_from_a_run(timed: Timed) -> None:
+    root = timed.options.out.resolve() / timed.result.suite.name / "witness" / "scratch"
+    assert list(root.iterdir()) == []
+    for call in timed.told:
+        place = Path(str(call["scratch"]))
+        assert place.parents[1] == root
+        assert re.fullmatch("[0-9a-f]{12}", place.parent.name)
+        assert re.fullmatch("tmp[a-z0-9_]{8}", place.name)
 
 
 def test_a_timing_run_has_as_much_time_as_its_rounds(timed: Timed) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from submission_factory import write_submission
@@ -423,3 +425,94 @@ def test_any_executor_runs_the_trials(tiny_suite: Suite, tmp_path: Path) -> None
         dataclasses.replace(t, seconds=0) for t in local.trials
     ]
     assert Ended.PRUNED in [trial.ended for trial in remote.trials]
+
+
+# Notes when it adapts, and is the slower the less it finds, so that trials end in another order than they begin.
+TIMED = DIAL.replace(
+    "def adapt(self, task, ctx):",
+    """def adapt(self, task, ctx):
+    with open(self.params["calls"], "a") as stream:
+        print(os.getpid(), "begins", file=stream)
+    time.sleep(8 * abs(self.params["dial"] - 0.3))
+    with open(self.params["calls"], "a") as stream:
+        print(os.getpid(), "ends", file=stream)""",
+)
+
+
+@pytest.mark.slow
+def test_trials_side_by_side(tiny_suite: Suite, tmp_path: Path) -> None:
+    ray = pytest.importorskip("kpi_bench.harness.executors.ray")
+    pytest.importorskip("ray")
+    calls = tmp_path / "calls"
+    params = {"dial": 0.9, "mode": "sound", "calls": str(calls)}
+    config = write_submission(tmp_path / "timed", TIMED, params=params, tasks=("classification",))
+    space = space_for(config)
+    settings = TuneOptions(out=tmp_path / "straight", trials=5, tasks=(TASK,), parallel=2)
+
+    def stop(trial: object) -> None:
+        raise KeyboardInterrupt
+
+    with tempfile.TemporaryDirectory(prefix="kb") as short, ray.RayExecutor(temp_dir=Path(short)) as executor:
+        straight = tune(config, tiny_suite, space, settings, executor=executor)
+        said = [line.split()[1] for line in calls.read_text().splitlines()]
+        interrupted = dataclasses.replace(settings, out=tmp_path / "interrupted")
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                tune(config, tiny_suite, space, interrupted, executor=executor, on_trial=stop)
+            pids = {int(line.split()[0]) for line in calls.read_text().splitlines()}
+            assert not any(psutil.pid_exists(pid) for pid in pids)
+        continued = tune(config, tiny_suite, space, interrupted, executor=executor)
+    assert any(pair == ("begins", "begins") for pair in itertools.pairwise(said))
+    assert [dataclasses.replace(t, seconds=0, why=None) for t in continued.trials] == [
+        dataclasses.replace(t, seconds=0, why=None) for t in straight.trials
+    ]
+    assert continued.best == straight.best
+    # Of the best trial alone, whichever ended last.
+    task = tiny_suite.task(TASK)
+    assert isinstance(task, ClassificationTask)
+    scores = pd.read_parquet(tmp_path / "straight" / "tiny" / "timed" / "best" / TASK / "seed0.parquet")
+    labels = dict(zip(task.valid.examples.tolist(), task.valid.labels.tolist(), strict=True))
+    answers = scores.set_index("example").to_numpy().argmax(axis=1)
+    right = [answer == labels[example] for answer, example in zip(answers, scores["example"], strict=True)]
+    assert straight.best_trial is not None
+    assert straight.best_trial.value == pytest.approx(sum(right) / len(right))
+
+
+def test_trials_side_by_side_are_refused_where_runs_are_made_one_by_one(
+    tiny_suite: Suite, dial: SubmissionConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="--parallel 2: trials are made side by side with --executor ray"):
+        tune(dial, tiny_suite, space_for(dial), TuneOptions(out=tmp_path, trials=1, parallel=2))
+
+
+@pytest.mark.slow
+def test_of_trials_side_by_side_one_is_pruned_and_the_others_go_on(
+    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = pytest.importorskip("kpi_bench.harness.executors.ray")
+    pytest.importorskip("ray")
+    monkeypatch.setattr("kpi_bench.harness.tuning.pruning.MIN_TRIALS", 2)
+    methods = """
+def adapt(self, task, ctx):
+    with open(self.params["pids"], "a") as stream:
+        print(os.getpid(), file=stream)
+    ctx.log(1, 1.0 - abs(self.params["dial"] - 0.3), "accuracy")
+    time.sleep(4)
+"""
+    pids = tmp_path / "pids"
+    config = write_submission(
+        tmp_path / "logs", methods, params={"dial": 0.3, "pids": str(pids)}, tasks=("classification",)
+    )
+    space = space_for(config, 'dial = { type = "float", low = 0.3, high = 1.0 }')
+    settings = TuneOptions(out=tmp_path / "out", trials=6, seed=4, tasks=(TASK,), parallel=2)
+    with tempfile.TemporaryDirectory(prefix="kb") as short, ray.RayExecutor(temp_dir=Path(short)) as executor:
+        search = tune(config, tiny_suite, space, settings, executor=executor)
+        assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
+    shares = [1 - abs(trial.params["dial"] - 0.3) for trial in search.trials]
+    for trial in search.trials:
+        # Those it was drawn from, whatever else has ended.
+        known = [t for t in search.trials[: max(0, trial.number - 1)] if t.ended is Ended.FINISHED]
+        reached = [shares[t.number] for t in known]
+        behind = len(known) >= 2 and shares[trial.number] < statistics.median(reached)
+        assert trial.ended is (Ended.PRUNED if behind else Ended.FINISHED)
+    assert Ended.PRUNED in [trial.ended for trial in search.trials]

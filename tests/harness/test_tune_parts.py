@@ -109,6 +109,17 @@ def test_a_wrong_space_is_refused(tmp_path: Path, table: str, said: str) -> None
     assert said in str(refused.value)
 
 
+def test_whole_numbers_are_floats_where_the_parameter_is_one(tmp_path: Path) -> None:
+    space = space_of(tmp_path, 'lr = { type = "categorical", choices = [1, 0.5] }')
+    assert [type(choice) for choice in space["lr"].choices] == [float, float]
+    (tmp_path / "space.toml").write_text('lr = { type = "float", low = 1, high = 3, step = 1 }')
+    space = read_space(tmp_path / "space.toml", {"lr": 2.0})
+    assert space["lr"] == Parameter(Kind.FLOAT, 1.0, 3.0, step=1.0)
+    (tmp_path / "space.toml").write_text(f'lr = {{ type = "float", low = 1, high = 1{"0" * 400} }}')
+    with pytest.raises(SubmissionError, match=r"lr: a number is too large for a float"):
+        read_space(tmp_path / "space.toml", {"lr": 2.0})
+
+
 def test_a_missing_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match="cannot be read"):
         read_space(tmp_path / "none.toml", PARAMS)
@@ -256,23 +267,20 @@ def test_the_rule_for_one_run_is_that_of_optuna(
 ) -> None:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=MIN_TRIALS, n_min_trials=MIN_TRIALS)
     study = optuna.create_study(direction="maximize" if metric == "accuracy" else "minimize")
-    rule = MedianRule()
     for curve in finished:
         study.add_trial(
             optuna.trial.create_trial(
                 value=0.0, intermediate_values={i: float(v) for i, v in enumerate(curve)}
             )
         )
-        rule.learn({key(metric): {i: float(v) for i, v in enumerate(curve)}})
+    rule = MedianRule([{key(metric): {i: float(v) for i, v in enumerate(curve)}} for curve in finished])
     running = {i: float(v) for i, v in enumerate(current)}
     trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=running)
     assert rule.behind({}, {key(metric): running}) == pruner.prune(study, trial)
 
 
 def test_curves_of_unknown_direction_and_other_runs_say_nothing() -> None:
-    rule = MedianRule()
-    for _ in range(MIN_TRIALS):
-        rule.learn({key("loss"): {1: 0.5}, key("accuracy"): {1: 0.5}})
+    rule = MedianRule([{key("loss"): {1: 0.5}, key("accuracy"): {1: 0.5}}] * MIN_TRIALS)
     assert not rule.behind({}, {key("loss"): {1: 0.1}})
     assert not rule.behind({}, {key(task="other"): {1: 0.1}})
     assert not rule.behind({}, {key(seed=1): {1: 0.1}})
@@ -282,18 +290,16 @@ def test_curves_of_unknown_direction_and_other_runs_say_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["valid_ndcg@20", "student: valid_mrr", "teacher: mrr"])
 def test_the_names_that_baselines_give_their_curves_are_understood(name: str) -> None:
-    rule = MedianRule()
-    for _ in range(MIN_TRIALS):
-        rule.learn({key(name): {1: 0.5}})
+    rule = MedianRule([{key(name): {1: 0.5}}] * MIN_TRIALS)
     assert rule.behind({}, {key(name): {1: 0.4}})
     assert not rule.behind({}, {key(name): {1: 0.6}})
 
 
 def test_several_runs_count_together() -> None:
-    rule = MedianRule()
     first, second = key(task="a"), key(task="b")
-    for i in range(MIN_TRIALS):
-        rule.learn({first: {1: 0.1, 2: 0.2 + i / 1e4}, second: {1: 0.1, 9: 0.5}})
+    rule = MedianRule(
+        [{first: {1: 0.1, 2: 0.2 + i / 1e4}, second: {1: 0.1, 9: 0.5}} for i in range(MIN_TRIALS)]
+    )
     # Twice as good in the run that is done makes up for a running one a little behind, not for one at a third.
     assert not rule.behind({first: {1: 0.4}}, {second: {1: 0.06}})
     assert rule.behind({first: {1: 0.4}}, {second: {1: 0.03}})
@@ -330,7 +336,9 @@ def bowl(params: dict[str, Any]) -> float:
 def draw(trials: Trials, n: int) -> list[dict[str, Any]]:
     drawn = []
     for _ in range(n):
-        number, params = trials.begin()
+        begun = trials.begin()
+        assert begun is not None
+        number, params = begun
         value = bowl(params)
         ended = Ended.FAILED if params["n"] == 1 else Ended.PRUNED if value < -2 else Ended.FINISHED
         found = value if ended is Ended.FINISHED else None
@@ -363,15 +371,53 @@ def test_a_seed_draws_the_same_trials_however_often_it_is_interrupted(tmp_path: 
     while len(stumbling) < 12:
         trials = Trials(tmp_path / "b", plan_of(BOWL, START))
         # Begun and left, as by a session that is killed.
-        number, params = trials.begin()
-        assert number == len(stumbling)
+        begun = trials.begin()
+        assert begun is not None
+        assert begun[0] == len(stumbling)
         del trials
         stumbling += draw(Trials(tmp_path / "b", plan_of(BOWL, START)), 1)
-        assert stumbling[-1] == params
+        assert stumbling[-1] == begun[1]
     assert stumbling == straight
     other = draw(Trials(tmp_path / "c", plan_of(BOWL, START, seed=1)), 3)
     assert other[0] == START
     assert other[1:] != straight[1:3]
+
+
+def side_by_side(folder: Path, n: int, parallel: int, order: np.random.Generator) -> list[dict[str, Any]]:
+    """The parameters of ``n`` trials of which ``parallel`` are under way at once and end in any order; some sessions are killed."""
+    trials = Trials(folder, plan_of(BOWL, START, parallel=parallel))
+    under_way: dict[int, dict[str, Any]] = {}
+    seen: dict[int, dict[str, Any]] = {}
+    while len(trials.ended()) < n:
+        while (begun := trials.begin(under_way, n)) is not None:
+            under_way[begun[0]] = begun[1]
+            assert seen.setdefault(*begun) == begun[1]
+        assert 0 < len(under_way) <= parallel
+        if order.random() < 0.2:
+            trials, under_way = Trials(folder, trials.plan), {}
+            continue
+        number = int(order.choice(list(under_way)))
+        params = under_way.pop(number)
+        trials.end(Trial(number, Ended.FINISHED, params, bowl(params), {}, 0.0), {})
+    assert [trial.number for trial in trials.ended()] == list(range(n))
+    return [trial.params for trial in trials.ended()]
+
+
+def test_trials_side_by_side_do_not_depend_on_which_ends_first(tmp_path: Path) -> None:
+    found = []
+    for attempt in range(2):
+        (tmp_path / str(attempt)).mkdir()
+        found.append(side_by_side(tmp_path / str(attempt), 15, 3, np.random.default_rng(attempt)))
+    assert found[0] == found[1]
+    # Trials at once differ: those under way count as poor.
+    assert len({tuple(params.items()) for params in found[0]}) == 15
+
+
+def test_another_number_of_trials_at_once_is_another_search(tmp_path: Path) -> None:
+    side_by_side(tmp_path, 4, 2, np.random.default_rng(0))
+    assert Trials(tmp_path, plan_of(BOWL, START, parallel=2)).begin(below=3) is None
+    with pytest.raises(RunError, match="parallel is 3, there 2"):
+        Trials(tmp_path, plan_of(BOWL, START, parallel=3))
 
 
 def test_own_values_outside_of_the_space_are_tried_first_too(tmp_path: Path) -> None:
@@ -408,7 +454,8 @@ def test_values_keep_their_types(tmp_path: Path) -> None:
     curves = {key(): {1: 0.5, 2: 0.6}}
     trials.end(Trial(0, Ended.FINISHED, {}, 1.0, {"t": 1.0}, 2.0), curves)
     again = Trials(tmp_path, trials.plan)
-    assert again.curves() == [curves]
+    assert again.curves(1) == [curves]
+    assert again.curves(0) == []
     (kept,) = again.ended()
     assert kept == Trial(0, Ended.FINISHED, {"tune": True, "sizes": [16], "step": 0.5}, 1.0, {"t": 1.0}, 2.0)
 

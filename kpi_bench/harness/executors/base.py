@@ -45,11 +45,16 @@ class Session(Protocol):
         ...
 
     def submit(self, order: Order) -> None:
-        """Hand over a run."""
+        """Hand over a run.
+
+        Raises:
+            RunError: the machines can never make it.
+        """
         ...
 
-    def wait(self) -> tuple[Order, Executed]:
-        """Wait until one of the runs handed over has ended, whichever comes first.
+    def wait(self, seconds: float | None = None) -> tuple[Order, Executed] | None:
+        """Wait until one of the runs handed over has ended, whichever comes first; None where none has within ``seconds`` and others
+        may be handed over meanwhile (:attr:`side_by_side`).
 
         Raises:
             RunError: the machines can make no runs any more.

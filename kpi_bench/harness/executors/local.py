@@ -30,7 +30,7 @@ class _LocalSession:
     def submit(self, order: Order) -> None:
         self._orders.append(order)
 
-    def wait(self) -> tuple[Order, Executed]:
+    def wait(self, seconds: float | None = None) -> tuple[Order, Executed]:
         order = self._orders.popleft()
         on_message = about(order, self._on_message)
         on_message({"kind": "started"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators.metrics import Metric, metric
@@ -19,7 +19,7 @@ Curves = Mapping[CurveKey, Curve]
 
 
 class MedianRule:
-    """Compares a trial with the finished ones, as far as it has come.
+    """Compares a trial with finished ones, as far as it has come.
 
     One run: a trial is behind when its best value so far is worse than the median of what the finished trials had at the same step.
     Several runs (tasks, seeds): the same with the sum of logarithms over the runs begun so far, each run that is done counted with its
@@ -27,12 +27,9 @@ class MedianRule:
     Metrics that the registry does not know have no known direction: their curves say nothing.
     """
 
-    def __init__(self) -> None:
-        self._finished: list[Curves] = []
-
-    def learn(self, curves: Curves) -> None:
-        """Take in the curves of a finished trial."""
-        self._finished.append(curves)
+    def __init__(self, finished: Sequence[Curves]) -> None:
+        """``finished`` are the curves of finished trials."""
+        self._finished = finished
 
     def behind(self, done: Curves, running: Curves) -> bool:
         """Whether a trial is worth no more time; ``done`` are the curves of its runs that have ended, ``running`` of those that have not."""

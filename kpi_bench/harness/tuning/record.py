@@ -37,7 +37,8 @@ class Ended(StrEnum):
 class Plan:
     """What a search is: two searches with equal plans draw the same trials. ``params`` are those of trial 0; ``space`` replaces some of them.
 
-    ``view_sha256`` is the digest of the suite that trials saw (:func:`kpi_bench.harness.tuning.view.valid_view`).
+    ``view_sha256`` is the digest of the suite that trials saw (:func:`kpi_bench.harness.tuning.view.valid_view`). ``parallel`` trials
+    are made at once: a trial knows nothing of those.
     """
 
     submission: str
@@ -55,6 +56,7 @@ class Plan:
     objective: str
     higher_is_better: bool
     sampler: str = SAMPLER
+    parallel: int = 1
     kpi_bench: str = __version__
 
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kpi_bench.errors import RunError
-from kpi_bench.harness.channel import Message
 from kpi_bench.harness.config import SubmissionConfig
-from kpi_bench.harness.evaluate import DEFAULT_SECONDS, Listener, Options, Outcome, Report, evaluate
+from kpi_bench.harness.evaluate import DEFAULT_SECONDS, Listener, Options, Report, evaluate_in_steps
 from kpi_bench.harness.executors.base import Executor
 from kpi_bench.harness.executors.local import LocalExecutor
+from kpi_bench.harness.inspection import inspect
 from kpi_bench.harness.lock import only_user_of
 from kpi_bench.harness.plan import select_tasks
-from kpi_bench.harness.records import RunFolders, read_record
+from kpi_bench.harness.records import RowPlace
 from kpi_bench.harness.source import source_sha256
 from kpi_bench.harness.supervise import Limits, default_memory_limit
-from kpi_bench.harness.tuning.curves import Curve, CurveKey, curves_of
+from kpi_bench.harness.tuning.follow import Follower, TrialEndedError
+from kpi_bench.harness.tuning.lanes import Lanes
 from kpi_bench.harness.tuning.objective import Objective, make_objective
 from kpi_bench.harness.tuning.pruning import MEDIAN, MedianRule
 from kpi_bench.harness.tuning.record import Ended, Plan, Search, Trial, make_search, write_search
@@ -30,13 +29,17 @@ from kpi_bench.harness.tuning.space import Space
 from kpi_bench.harness.tuning.view import valid_view
 from kpi_bench.suites.suite import Suite
 
+PATIENCE_S = 0.25
+"""Within this time every trial under way is looked at once."""
+
 Show = Callable[[str], AbstractContextManager[Listener]]
 """A progress display with the given title, for the runs of one trial."""
 
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """How to search. ``trials`` counts all that end, those of earlier sessions too; ``seed`` draws them, each is run with ``seeds``."""
+    """How to search. ``trials`` counts all that end, those of earlier sessions too; ``seed`` draws them, each is run with ``seeds``.
+    ``parallel`` of them are made at once."""
 
     out: Path
     trials: int
@@ -47,6 +50,7 @@ class TuneOptions:
     config: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     prune: bool = True
+    parallel: int = 1
     offline: bool = True
     limits: Limits = field(default_factory=lambda: Limits(DEFAULT_SECONDS, default_memory_limit()))
 
@@ -66,7 +70,7 @@ def tune(
     on_trial: Callable[[Trial], None] | None = None,
     executor: Executor | None = None,
 ) -> Search:
-    """Run trials until ``options.trials`` have ended, one after another; the runs of a trial are made by ``executor``.
+    """Run trials until ``options.trials`` have ended, ``options.parallel`` at once; their runs are made by ``executor``.
 
     ``suite`` need not be verified: its test files are not opened. ``on_trial`` is told of every trial as it ends.
 
@@ -77,9 +81,14 @@ def tune(
     """
     if options.trials < 1:
         raise RunError(f"--trials {options.trials}: at least one is needed")
+    executor = executor or LocalExecutor()
+    if options.parallel > 1 and isinstance(executor, LocalExecutor):
+        raise RunError(
+            f"--parallel {options.parallel}: trials are made side by side with --executor ray; here runs are made one after another"
+        )
     folder = search_folder(options.out.resolve(), suite.name, config.row_name(options.config))
     with only_user_of(folder):
-        search = _Searching(config, suite, space, options, folder, executor or LocalExecutor())
+        search = _Searching(config, suite, space, options, folder, executor)
         return search.run(show, on_trial)
 
 
@@ -118,26 +127,40 @@ class _Searching:
             pruned_by=MEDIAN if options.prune else None,
             objective=self.objective.description,
             higher_is_better=self.objective.higher_is_better,
+            parallel=options.parallel,
         )
-        self.folders = RunFolders(folder / "trial" / self.view.name / self.plan.submission)
-        self.pretrains: bool | None = None
+        self.parallel = options.parallel > 1
         self.optuna = OPTUNA
         self.trials = Trials(folder, self.plan)
-        self.rule = MedianRule() if options.prune else None
-        if self.rule:
-            for curves in self.trials.curves():
-                self.rule.learn(curves)
+        self.lanes = Lanes(folder, self.view.name, self.plan.submission, options.parallel)
+        self.inspection = inspect(
+            config, self.view, folder / "inspect", options.limits, offline=options.offline
+        )
 
     def run(self, show: Show | None, on_trial: Callable[[Trial], None] | None) -> Search:
         search = self._search()
-        while len(search.trials) < self.options.trials:
-            self._check_code()
-            number, params = self.trials.begin()
-            trial = self._try(number, params, show)
-            search = self._search()
-            if on_trial:
-                on_trial(trial)
+        under_way: dict[int, Generator[None, None, Trial]] = {}
+        try:
+            while len(search.trials) < self.options.trials:
+                self._begin(under_way, show)
+                for number, steps in list(under_way.items()):
+                    try:
+                        next(steps)
+                    except StopIteration as end:
+                        del under_way[number]
+                        search = self._search()
+                        if on_trial:
+                            on_trial(end.value)
+        finally:
+            for steps in under_way.values():
+                steps.close()
         return search
+
+    def _begin(self, under_way: dict[int, Generator[None, None, Trial]], show: Show | None) -> None:
+        """Begin what may be begun: as many trials as are wanted have the numbers below that."""
+        while (begun := self.trials.begin(under_way, self.options.trials)) is not None:
+            self._check_code()
+            under_way[begun[0]] = self._try(*begun, show)
 
     def _check_code(self) -> None:
         if source_sha256(self.config) != self.plan.source_sha256:
@@ -151,15 +174,17 @@ class _Searching:
         write_search(self.folder, search)
         return search
 
-    def _try(self, number: int, params: Mapping[str, Any], show: Show | None) -> Trial:
-        follower = _Follower(self)
+    def _try(self, number: int, params: Mapping[str, Any], show: Show | None) -> Generator[None, None, Trial]:
+        """Make a trial in steps, and keep what came of it."""
+        rule = MedianRule(self.trials.curves(number)) if self.options.prune else None
+        lane = self.lanes.of(number)
+        follower = Follower(lane.folders, rule)
         trial = Trial(number, Ended.FINISHED, params, None, {}, 0.0)
         try:
-            if show is None:
-                report = self._evaluate(params, follower)
-            else:
-                with show(f"trial {number} of {self.options.trials}") as follower.display:
-                    report = self._evaluate(params, follower)
+            # Bars of several trials at once cannot be told apart.
+            bar = show(f"trial {number} of {self.options.trials}") if show and not self.parallel else None
+            with bar or nullcontext() as follower.display:
+                report = yield from self._evaluate(params, lane, follower)
         except TrialEndedError as end:
             # Then it may have failed for that reason; not stored, it is made again.
             self._check_code()
@@ -168,18 +193,17 @@ class _Searching:
             values = {result.task.name: result.main.mean for result in report.results}
             trial = dataclasses.replace(trial, value=self.objective.value(values), values=values)
         trial = dataclasses.replace(trial, seconds=follower.seconds())
-        # A run more than tasks and seeds is a pre-training; that does not depend on parameters.
-        self.pretrains = follower.runs > len(self.plan.tasks) * len(self.plan.seeds)
-        self._put_away(trial)
+        # Before the trial is stored as ended: a session that ends in between makes it once more.
+        self.lanes.put_away(trial, leads=self._leads(trial))
         self.trials.end(trial, follower.done)
-        if self.rule and trial.ended is Ended.FINISHED:
-            self.rule.learn(follower.done)
         return trial
 
-    def _evaluate(self, params: Mapping[str, Any], follower: _Follower) -> Report:
+    def _evaluate(
+        self, params: Mapping[str, Any], lane: RowPlace, follower: Follower
+    ) -> Generator[None, None, Report]:
         options = Options(
-            out=self.folder / "trial",
-            results=self.folder / "trial" / "results",
+            out=lane.out,
+            results=lane.out / "results",
             seeds=self.options.seeds,
             tasks=self.plan.tasks,
             device=self.options.device,
@@ -188,104 +212,22 @@ class _Searching:
             params={**self.plan.params, **params},
             offline=self.options.offline,
             limits=self.options.limits,
-            pretrains=self.pretrains,
+            inspection=self.inspection,
+            lenders=tuple(other for other in self.lanes.all if other != lane),
         )
-        return evaluate(self.config, self.view, options, follower, self.executor)
+        patience = PATIENCE_S / self.plan.parallel if self.parallel else None
+        return evaluate_in_steps(self.config, self.view, options, follower, self.executor, patience)
 
     def _leads(self, trial: Trial) -> bool:
-        before = [other.value for other in self.trials.ended() if other.value is not None]
+        """Whether the trial is the best of those that have ended, the first of equals."""
         value = trial.value
-        return value is not None and all(self.objective.better(value, other) for other in before)
-
-    def _put_away(self, trial: Trial) -> None:
-        """Keep the best trial's predictions and a failed one's logs; the next trial begins with nothing but the cache.
-
-        It is done before the trial is stored as ended: a session that ends in between makes the trial once more.
-        """
-        place = self.folders.root
-        if self._leads(trial):
-            shutil.rmtree(self.folder / "best", ignore_errors=True)
-            self.folders.predictions().rename(self.folder / "best")
-        if trial.ended is Ended.FAILED:
-            for log in sorted(place.rglob("run.log")):
-                target = self.folder / "failed" / f"trial{trial.number}" / log.relative_to(place)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(log, target)
-        for name in ("runs", "pretrained", "predictions"):
-            shutil.rmtree(place / name, ignore_errors=True)
-        shutil.rmtree(self.folder / "trial" / "results", ignore_errors=True)
-
-
-class TrialEndedError(Exception):
-    """Raised through an evaluation to end it; the executor ends the children that are under way."""
-
-    def __init__(self, ended: Ended, why: str) -> None:
-        super().__init__(why)
-        self.ended = ended
-        self.why = why
-
-
-class _Follower:
-    """Follows the runs of one trial; ends it when one of them fails or falls behind. A ``Listener``.
-
-    ``done`` are the learning curves of the runs that have ended.
-    """
-
-    def __init__(self, searching: _Searching) -> None:
-        self.display: Listener | None = None
-        self.runs = 0
-        self._rule = searching.rule
-        self._folders = searching.folders
-        self.done: dict[CurveKey, Curve] = {}
-        self._running: dict[CurveKey, dict[int, float]] = {}
-        self._begun: dict[tuple[str | None, int], float] = {}
-        self._seconds = 0.0
-
-    def seconds(self) -> float:
-        """Wall time of the trial's runs together, those that were cut short included."""
-        now = time.perf_counter()
-        return self._seconds + sum(now - begun for begun in self._begun.values())
-
-    def planned(self, runs: int) -> None:
-        self.runs = runs
-        if self.display:
-            self.display.planned(runs)
-
-    def started(self, task: str | None, seed: int) -> None:
-        self._begun[task, seed] = time.perf_counter()
-        if self.display:
-            self.display.started(task, seed)
-
-    def message(self, message: Message) -> None:
-        if self.display:
-            self.display.message(message)
-        if message["kind"] != "curve" or message["task"] is None or self._rule is None:
-            return
-        key = CurveKey(str(message["task"]), int(message["seed"]), str(message["metric"]))
-        step, value = int(message["step"]), float(message["value"])
-        self._running.setdefault(key, {})[step] = value
-        if self._rule.behind(self.done, self._running):
-            raise TrialEndedError(
-                Ended.PRUNED,
-                f"{key.task} seed {key.seed}: {key.metric} {value:.4g} at step {step}, below the median of the finished trials",
-            )
-
-    def finished(self, outcome: Outcome) -> None:
-        self._begun.pop((outcome.task, outcome.seed), None)
-        self._seconds += outcome.seconds
-        if self.display:
-            self.display.finished(outcome)
-        if outcome.error is not None:
-            raise TrialEndedError(
-                Ended.FAILED, f"{outcome.task or 'pretrain'} seed {outcome.seed}: {outcome.error}"
-            )
-        if outcome.task is None:
-            return
-        for key in [key for key in self._running if (key.task, key.seed) == (outcome.task, outcome.seed)]:
-            del self._running[key]
-        # From the record, since a run of an earlier session is not heard again.
-        record = read_record(self._folders.run(outcome.task, outcome.seed))
-        self.done |= curves_of(outcome.task, outcome.seed, record.curve if record else ())
+        if value is None:
+            return False
+        others = [(other.value, other.number) for other in self.trials.ended() if other.value is not None]
+        return all(
+            self.objective.better(value, other) or (value == other and trial.number < number)
+            for other, number in others
+        )
 
 
 def _need_optuna() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from kpi_bench._io import sha256_text
 from kpi_bench._schema import decode, encode
 from kpi_bench.errors import SubmissionError
+from kpi_bench.harness.config import fitted
 
 LARGEST = 2**53
 """Up to here every whole number is a float, as which Optuna stores it."""
@@ -73,9 +74,8 @@ def read_space(path: Path, params: Mapping[str, Any]) -> dict[str, Parameter]:
             raise SubmissionError(
                 f"{where}: no such parameter; [params] declares {', '.join(params) or 'none'}"
             )
-        parameter = decode(Parameter, table, where, SubmissionError)
-        _check(parameter, params[name], where)
-        space[name] = _as_floats(parameter) if type(params[name]) is float else parameter
+        space[name] = _fitted(decode(Parameter, table, where, SubmissionError), params[name], where)
+        _check(space[name], params[name], where)
     return space
 
 
@@ -96,13 +96,12 @@ def _check_choices(parameter: Parameter, default: Any, where: str) -> None:
         raise SubmissionError(f"{where}: categorical takes choices only, not low, high, step or log")
     different = set()
     for choice in parameter.choices:
-        if not _fits(choice, default):
+        if type(choice) is not type(default):
             raise SubmissionError(
                 f"{where}: choice {choice!r} is {type(choice).__name__}, the parameter is {type(default).__name__} ({default!r})"
             )
-        value = float(choice) if type(default) is float else choice
         try:
-            different.add(json.dumps(value, sort_keys=True, allow_nan=False))
+            different.add(json.dumps(choice, sort_keys=True, allow_nan=False))
         except (TypeError, ValueError):
             raise SubmissionError(
                 f"{where}: choice {choice!r} cannot be stored; wanted are texts, booleans, finite numbers, lists and tables"
@@ -116,7 +115,7 @@ def _check_range(parameter: Parameter, default: Any, where: str) -> None:
     low, high, step = parameter.low, parameter.high, parameter.step
     if type(default) is not wanted:
         raise SubmissionError(
-            f"{where}: type {parameter.type}, but the parameter is {type(default).__name__} ({default!r}) in submission.toml"
+            f"{where}: type {parameter.type}, but the parameter is {type(default).__name__} ({default!r})"
         )
     if parameter.choices or low is None or high is None:
         raise SubmissionError(f"{where}: {parameter.type} takes low and high, and no choices")
@@ -132,21 +131,26 @@ def _check_range(parameter: Parameter, default: Any, where: str) -> None:
         raise SubmissionError(f"{where}: high {high} is not low {low} plus a whole number of steps of {step}")
 
 
-def _as_floats(parameter: Parameter) -> Parameter:
-    """The same parameter with whole numbers, which TOML allows for a float, as floats."""
-    low, high, step = (
-        None if bound is None else float(bound) for bound in (parameter.low, parameter.high, parameter.step)
-    )
-    choices = tuple(map(float, parameter.choices))
-    return dataclasses.replace(parameter, low=low, high=high, step=step, choices=choices)
+def _fitted(parameter: Parameter, default: Any, where: str) -> Parameter:
+    """The same parameter with values of the type that the submission declares, as :func:`fitted` makes any value."""
 
+    def fit(value: Any) -> Any:
+        return fitted(value, default)
 
-def _fits(choice: Any, default: Any) -> bool:
-    return type(choice) is type(default) or (type(choice) is int and type(default) is float)
+    try:
+        return dataclasses.replace(
+            parameter,
+            low=fit(parameter.low),
+            high=fit(parameter.high),
+            step=fit(parameter.step),
+            choices=tuple(map(fit, parameter.choices)),
+        )
+    except OverflowError:
+        raise SubmissionError(f"{where}: a number is too large for a float") from None
 
 
 def _same(value: Any, choice: Any) -> bool:
-    return _fits(choice, value) and bool(value == choice)
+    return type(choice) is type(value) and bool(value == choice)
 
 
 def _on_grid(value: float, low: float, step: float) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,16 @@ _ENDED = {
     Ended.FAILED: optuna.trial.TrialState.FAIL,
 }
 _STATE = {state: ended for ended, state in _ENDED.items()}
+_NO_PRUNER = optuna.pruners.NopPruner()
 
 
 class Trials:
     """The trials of one plan, those of earlier sessions included.
 
     Trial 0 is that of the submission's own parameters; the others are drawn by TPE with a generator of their own, made from the
-    plan's seed and the trial's number. So a trial depends on the plan and the trials before it alone, and a search that was
-    interrupted draws what it would have drawn.
+    plan's seed and the trial's number. Of ``plan.parallel`` trials at once, trial n is drawn from what trials 0 to n - ``parallel``
+    came to; those after them count as under way (constant liar), also where one has ended. So a trial depends on the plan and on the
+    trials before it alone, not on which of them ends first, and a search that was interrupted draws what it would have drawn.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -49,7 +51,7 @@ class Trials:
             storage=f"sqlite:///{folder.resolve() / STUDY}",
             study_name="search",
             direction="maximize" if plan.higher_is_better else "minimize",
-            pruner=optuna.pruners.NopPruner(),
+            pruner=_NO_PRUNER,
             load_if_exists=True,
         )
         stated = encode(plan)
@@ -65,26 +67,32 @@ class Trials:
             )
         self._study.set_user_attr("plan", stated)
 
-    def begin(self) -> tuple[int, dict[str, Any]]:
-        """Number and searched parameters of the next trial; of the one that was under way when an earlier session ended, if any."""
-        unfinished = self._unfinished()
-        number = unfinished[0].number if unfinished else len(self._study.trials)
-        self._study.sampler = _sampler(self.plan.seed, number)
-        if not self._study.trials:
-            fixed = {name: self.plan.params[name] for name in self._names(0)}
-            self._study.enqueue_trial(
-                {name: _stored(self.plan.space[name], value) for name, value in fixed.items()}
-            )
-        running = [trial for trial in unfinished if trial.state is optuna.trial.TrialState.RUNNING]
-        trial = optuna.Trial(self._study, running[0]._trial_id) if running else self._study.ask()
-        return trial.number, {
-            name: _draw(trial, name, self.plan.space[name]) for name in self._names(trial.number)
-        }
+    def begin(
+        self, under_way: Collection[int] = (), below: int | None = None
+    ) -> tuple[int, dict[str, Any]] | None:
+        """Number and searched parameters of the next trial that is not ``under_way``: one that was when an earlier session ended, or else a
+        new one. None where its number is not ``below`` that, and while one that it would be drawn from has not ended."""
+        trials = self._study.trials
+        for trial in trials[:below]:
+            if trial.state not in _STATE and trial.number not in under_way:
+                return trial.number, self._params(trial)
+        number = len(trials)
+        if below is not None and number >= below:
+            return None
+        if any(trial.state not in _STATE for trial in trials[: self.known(number)]):
+            return None
+        drawn = self._draw(number)
+        # Number and parameters are stored at once: a session that ends in between leaves no half of a trial.
+        self._study.add_trial(drawn)
+        return number, self._params(drawn)
+
+    def known(self, number: int) -> int:
+        """Trials below this have ended, and tell what they came to, when trial ``number`` is drawn."""
+        return max(0, number - self.plan.parallel + 1)
 
     def end(self, trial: Trial, curves: Mapping[CurveKey, Curve]) -> None:
-        """Keep what came of the trial that was begun, and the learning curves of its runs."""
-        (stored,) = self._unfinished()
-        running = optuna.Trial(self._study, stored._trial_id)
+        """Keep what came of a trial that was begun, and the learning curves of its runs."""
+        running = optuna.Trial(self._study, self._study.trials[trial.number]._trial_id)
         kept = {
             "values": dict(trial.values),
             "seconds": trial.seconds,
@@ -102,9 +110,7 @@ class Trials:
             Trial(
                 number=trial.number,
                 ended=_STATE[trial.state],
-                params={
-                    name: _restored(self.plan.space[name], value) for name, value in trial.params.items()
-                },
+                params=self._params(trial),
                 value=trial.value if trial.state is optuna.trial.TrialState.COMPLETE else None,
                 values=trial.user_attrs[KEPT]["values"],
                 seconds=trial.user_attrs[KEPT]["seconds"],
@@ -114,23 +120,39 @@ class Trials:
             if trial.state in _STATE
         )
 
-    def curves(self) -> list[dict[CurveKey, Curve]]:
-        """Learning curves of the finished trials' runs."""
+    def curves(self, number: int) -> list[dict[CurveKey, Curve]]:
+        """Learning curves of the runs of the finished trials that trial ``number`` knows of."""
         return [
             {
                 CurveKey(task, seed, metric): {int(step): float(value) for step, value in points}
                 for task, seed, metric, points in trial.user_attrs[KEPT]["curves"]
             }
-            for trial in self._study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
+            for trial in self._study.trials[: self.known(number)]
+            if trial.state is optuna.trial.TrialState.COMPLETE
         ]
 
-    def _names(self, number: int) -> list[str]:
-        """Parameters that a trial draws: trial 0 none whose own value lies outside of the space."""
+    def _draw(self, number: int) -> optuna.trial.FrozenTrial:
+        """Trial ``number``, drawn in memory from as much as it may know of the others."""
+        known = self.known(number)
+        study = optuna.create_study(
+            direction=self._study.direction, sampler=_sampler(self.plan.seed, number), pruner=_NO_PRUNER
+        )
+        study.add_trials(
+            trial if trial.number < known else _running(trial) for trial in self._study.trials[:number]
+        )
         space, params = self.plan.space, self.plan.params
-        return [name for name in space if number or space[name].holds(params[name])]
+        names = list(space)
+        if number == 0:
+            # Its own values, where the space has them.
+            names = [name for name in space if space[name].holds(params[name])]
+            study.enqueue_trial({name: _stored(space[name], params[name]) for name in names})
+        trial = study.ask()
+        for name in names:
+            _suggest(trial, name, space[name])
+        return _running(study.trials[number])
 
-    def _unfinished(self) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self._study.trials if not trial.state.is_finished()]
+    def _params(self, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        return {name: _restored(self.plan.space[name], value) for name, value in trial.params.items()}
 
 
 def describe(name: str, known: Any, stated: Any) -> str:
@@ -148,18 +170,25 @@ def _brief(value: Any) -> str:
 
 def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
     state = np.random.SeedSequence([seed, number]).generate_state(1)
-    # Stated, as Optuna's default has changed: one parameter at a time, since trial 0 may lack some.
-    return optuna.samplers.TPESampler(seed=int(state[0]), multivariate=False)
+    # Stated, as Optuna's defaults have changed: one parameter at a time, since trial 0 may lack some.
+    return optuna.samplers.TPESampler(seed=int(state[0]), multivariate=False, constant_liar=True)
 
 
-def _draw(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+def _running(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    """A trial as it was when it began."""
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, params=trial.params, distributions=trial.distributions
+    )
+
+
+def _suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> None:
     low, high, step = parameter.low, parameter.high, parameter.step
     if parameter.type is Kind.CATEGORICAL or low is None or high is None:
-        choices = [_stored(parameter, choice) for choice in parameter.choices]
-        return _restored(parameter, trial.suggest_categorical(name, choices))
-    if parameter.type is Kind.INT:
-        return trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=parameter.log)
-    return trial.suggest_float(name, low, high, step=step, log=parameter.log)
+        trial.suggest_categorical(name, [_stored(parameter, choice) for choice in parameter.choices])
+    elif parameter.type is Kind.INT:
+        trial.suggest_int(name, int(low), int(high), step=int(step or 1), log=parameter.log)
+    else:
+        trial.suggest_float(name, low, high, step=step, log=parameter.log)
 
 
 def _stored(parameter: Parameter, value: Any) -> Any:
