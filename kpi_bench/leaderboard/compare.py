@@ -14,7 +14,7 @@ from kpi_bench.evaluators.comparison import (
     permutation_test_macro_f1,
 )
 from kpi_bench.evaluators.intervals import Interval
-from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, Costs, costs_of, hw_id_of
+from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, Costs, costs_of, hw_id_of, rounds_of
 from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
 from kpi_bench.leaderboard.pairwise import ALPHA
 from kpi_bench.leaderboard.queries import QueryScores, classes_of, read_queries, same_queries
@@ -51,11 +51,13 @@ class TaskComparison:
 
 @dataclass(frozen=True)
 class CostComparison:
-    """Costs over the tasks that both have. ``ratios`` are a / b, for seconds and memory only on equal hardware (``hw_id``)."""
+    """Costs over the tasks that both have. ``ratios`` are a / b, for seconds and memory only on equal hardware (``hw_id``). ``by_rounds``:
+    seconds of adapt and predict are those of timed rounds, which both have on all of these tasks; else both are those of the runs."""
 
     costs_a: Costs
     costs_b: Costs
     hw_id: str | None
+    by_rounds: bool
     ratios: Mapping[str, float]
 
 
@@ -200,11 +202,12 @@ def _cost(chosen: SuiteResults, a: list[StoredResult], b: list[StoredResult]) ->
     results_a, results_b = [entry.result for entry in a], [entry.result for entry in b]
     rows = {r.task.name: [entry.result for entry in chosen.of_task(r.task.name).values()] for r in results_a}
     targets = {task: target for task, of_task in rows.items() if (target := target_of(of_task)) is not None}
-    costs_a, costs_b = costs_of(results_a, targets), costs_of(results_b, targets)
+    by_rounds = rounds_of([*results_a, *results_b])[0] > 0
+    costs_a, costs_b = (costs_of(side, targets, by_rounds=by_rounds) for side in (results_a, results_b))
     hw_id = hw_id_of([*results_a, *results_b])
     ratios: dict[str, float] = {}
     for column in COLUMNS if hw_id else HARDWARE_FREE:
         own, other = getattr(costs_a, column), getattr(costs_b, column)
         if own is not None and other:
             ratios[column] = own / other
-    return CostComparison(costs_a, costs_b, hw_id, ratios)
+    return CostComparison(costs_a, costs_b, hw_id, by_rounds, ratios)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, median
 from typing import TypeVar
@@ -20,7 +20,7 @@ TASK_PHASES = ("adapt", "predict")
 class Costs:
     """Costs of a submission over the tasks that it covers; None where nothing was measured.
 
-    Seconds of ``adapt`` and ``predict`` (wall, CPU, GPU) are medians of timed rounds on tasks that have them; all others are means over seeds.
+    Seconds of ``adapt`` and ``predict`` (wall, CPU, GPU) are medians of timed rounds where every task has them; all others are means over seeds.
 
     ``pretrain_s`` counts once for all tasks (the largest on record when the tasks were run apart), ``adapt_predict_s`` and
     ``cpu_s`` (pretrain once, adapt and predict of each task) add up over tasks. ``amortised_s`` is pretrain / n_tasks + adapt
@@ -48,34 +48,42 @@ COLUMNS = tuple(field.name for field in fields(Costs))
 HARDWARE_FREE = ("parameters", "kept", "serving_bytes")
 """Columns that mean the same on any machine."""
 HIGHER_IS_BETTER = ("queries_per_s",)
+BY_ROUNDS = ("adapt_predict_s", "amortised_s", "cpu_s", "gpu_s", "queries_per_s")
+"""Columns that timed rounds change: they leave out what a run pays once a process, and so compare with others by rounds only."""
 
 
-def costs_of(results: Sequence[Result], targets: Mapping[str, Target] | None = None) -> Costs:
-    """Costs of one submission from its results, one a task; ``targets`` by task."""
-    pretrain = [_seconds(result, "pretrain", _wall) for result in results]
+def costs_of(
+    results: Sequence[Result], targets: Mapping[str, Target] | None = None, *, by_rounds: bool | None = None
+) -> Costs:
+    """Costs of one submission from its results, one a task; ``targets`` by task.
+
+    ``by_rounds``: take timed rounds, which every result must have, or do not; None takes them where every result has them.
+    """
+    rounds = rounds_of(results)[0] > 0 if by_rounds is None else by_rounds
+    pretrain = [_seconds(result, "pretrain", _wall, rounds) for result in results]
     once = _largest(pretrain)
-    tasks = [_sum(_seconds(result, phase, _wall) for phase in TASK_PHASES) for result in results]
-    adapt = [_seconds(result, "adapt", _wall) for result in results]
+    tasks = [_sum(_seconds(result, phase, _wall, rounds) for phase in TASK_PHASES) for result in results]
+    adapt = [_seconds(result, "adapt", _wall, rounds) for result in results]
     n_tasks = max(result.task.n_tasks for result in results)
     amortised = [(once or 0.0) / n_tasks + seconds for seconds in adapt if seconds is not None]
     return Costs(
         pretrain_s=once,
         adapt_predict_s=_sum(tasks),
         amortised_s=fmean(amortised) if amortised else None,
-        cpu_s=_total(results, _cpu),
-        gpu_s=_total(results, _gpu),
+        cpu_s=_total(results, _cpu, rounds),
+        gpu_s=_total(results, _gpu, rounds),
         peak_rss=_largest(value for result in results for value in result.memory.peak_rss),
         peak_device=_largest(value for result in results for value in result.memory.peak_device or ()),
         parameters=_largest(result.size.parameters for result in results),
         kept=_largest(result.size.kept for result in results),
         serving_bytes=_largest(result.size.serving_bytes for result in results),
-        queries_per_s=_throughput(results),
+        queries_per_s=_throughput(results, rounds),
         to_target_s=_to_targets(results, targets or {}),
     )
 
 
 def rounds_of(results: Iterable[Result]) -> tuple[int, int]:
-    """The fewest and the most timed rounds of the results; 0: the seconds of a task are those of its runs."""
+    """The fewest and the most timed rounds of the results; with 0 of one all seconds are those of the runs."""
     counts = []
     for result in results:
         rounds = result.timing.rounds
@@ -91,11 +99,12 @@ def hw_id_of(results: Iterable[Result]) -> str | None:
 
 
 def cost_ranks(
-    costs: Mapping[str, Costs], groups: Mapping[str, str | None]
+    costs: Mapping[str, Costs], groups: Mapping[str, str | None], timed: Collection[str] = ()
 ) -> dict[str, dict[str, SharedRank]]:
     """Ranks of rows by column, cheapest first, within groups of equal hardware; a row of group None is not ranked.
 
-    Hardware-free columns are ranked over all rows that have a group.
+    Hardware-free columns are ranked over all rows that have a group. In columns ``BY_ROUNDS`` the rows ``timed``, by rounds on every
+    task, and the others are ranked apart.
     """
     ranks: dict[str, dict[str, SharedRank]] = {name: {} for name in costs}
     for column in COLUMNS:
@@ -109,7 +118,11 @@ def cost_ranks(
             peers = [
                 other
                 for key, other in values.items()
-                if column in HARDWARE_FREE or groups[key] == groups[name]
+                if column in HARDWARE_FREE
+                or (
+                    groups[key] == groups[name]
+                    and (column not in BY_ROUNDS or (key in timed) == (name in timed))
+                )
             ]
             better = sum(other < value for other in peers)
             ranks[name][column] = SharedRank(1 + better, peers.count(value) > 1)
@@ -131,10 +144,10 @@ def _gpu(phase: PhaseTiming | RoundTiming) -> Sequence[float]:
     return phase.gpu_s or ()
 
 
-def _seconds(result: Result, phase: str, column: _Column) -> float | None:
+def _seconds(result: Result, phase: str, column: _Column, by_rounds: bool) -> float | None:
     """Median over timed rounds of a phase's seconds, else the mean over seeds; None when it was not run or not measured."""
     rounds = result.timing.rounds
-    if rounds is not None and phase in rounds.phases:
+    if by_rounds and rounds is not None and phase in rounds.phases:
         values = column(rounds.phases[phase])
         return median(values) if values else None
     timing = result.timing.phases.get(phase)
@@ -142,23 +155,26 @@ def _seconds(result: Result, phase: str, column: _Column) -> float | None:
     return fmean(values) if values else None
 
 
-def _total(results: Sequence[Result], column: _Column) -> float | None:
+def _total(results: Sequence[Result], column: _Column, by_rounds: bool) -> float | None:
     """Pretrain once plus the task phases of every task."""
-    pretrain = _largest(_seconds(result, "pretrain", column) for result in results)
-    return _sum([pretrain, *(_seconds(result, phase, column) for result in results for phase in TASK_PHASES)])
+    pretrain = _largest(_seconds(result, "pretrain", column, by_rounds) for result in results)
+    of_tasks = (_seconds(result, phase, column, by_rounds) for result in results for phase in TASK_PHASES)
+    return _sum([pretrain, *of_tasks])
 
 
-def _throughput(results: Sequence[Result]) -> float | None:
+def _throughput(results: Sequence[Result], by_rounds: bool) -> float | None:
     """Test queries of all tasks over the seconds they take at each task's own rate."""
-    rates = [(result.main.n_queries, rate) for result in results if (rate := _rate(result)) is not None]
+    rates = [
+        (result.main.n_queries, rate) for result in results if (rate := _rate(result, by_rounds)) is not None
+    ]
     seconds = sum(n / rate for n, rate in rates if rate > 0)
     return sum(n for n, _ in rates) / seconds if seconds > 0 else None
 
 
-def _rate(result: Result) -> float | None:
+def _rate(result: Result, by_rounds: bool) -> float | None:
     """Queries a second of one task."""
-    rounds = result.timing.rounds
-    if rounds is not None and (seconds := _seconds(result, "predict", _wall)):
+    rounds = result.timing.rounds if by_rounds else None
+    if rounds is not None and (seconds := _seconds(result, "predict", _wall, by_rounds)):
         return rounds.queries / seconds
     return fmean(result.timing.queries_per_s) if result.timing.queries_per_s else None
 

@@ -26,6 +26,7 @@ def board_dict(board: BoardTable) -> dict[str, Any]:
         "sha256": board.sha256,
         "n_tasks": board.n_tasks,
         "hw_id": board.hw_id,
+        "timed": dict(board.timed),
         "tasks": [_task_dict(task) for task in board.tasks],
         "rows": [_row_dict(row) for row in board.rows],
         "notes": list(board.notes),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from kpi_bench.errors import ResultError
 from kpi_bench.leaderboard import _grid, _numbers
 from kpi_bench.leaderboard._grid import Grid, latex_text
-from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, HIGHER_IS_BETTER
+from kpi_bench.leaderboard.costs import BY_ROUNDS, COLUMNS, HIGHER_IS_BETTER
 from kpi_bench.leaderboard.export import boards_csv, boards_json
 from kpi_bench.leaderboard.tables import BoardTable, Cell, Row
 
@@ -217,13 +217,29 @@ def _cost_cell(board: BoardTable, row: Row, column: str) -> str:
     if value is None:
         return text
     rank = row.cost_ranks.get(column)
-    if rank is None or not (column in HARDWARE_FREE or _comparable_hardware(board, row)):
+    if rank is None or not board.compares(row, column):
         return f"({text})"
     return f"{text}*" if rank.rank == 1 else text
 
 
 def _comparable_hardware(board: BoardTable, row: Row) -> bool:
     return row.hw_id is not None and row.hw_id == board.hw_id
+
+
+def _apart_by_rounds(board: BoardTable) -> str:
+    """What sets rows of the same hardware apart; empty where nothing does."""
+    here = [row for row in board.rows if row.cost_ranks and row.hw_id == board.hw_id]
+    if len({row.timed for row in here}) < 2:
+        return ""
+    columns = ", ".join(
+        COST_HEADERS[c] for c in BY_ROUNDS if any(getattr(r.costs, c) is not None for r in here)
+    )
+    apart = (
+        "without timed rounds, as most have"
+        if board.timed[board.hw_id or ""]
+        else "with timed rounds, as most have none"
+    )
+    return f"; {columns}: or a row {apart}"
 
 
 def _legend(board: BoardTable, *, marks: bool = True) -> str:
@@ -237,12 +253,14 @@ def _legend(board: BoardTable, *, marks: bool = True) -> str:
     cells = [_cost_cell(board, row, column) for row in board.rows for column in COLUMNS]
     if any(cell.startswith("(") for cell in cells):
         lines.append(
-            "(cost): not compared: not all tasks, or other hardware (†) than " + (board.hw_id or "any")[:8]
+            "(cost): not compared: not all tasks, or other hardware (†) than "
+            + (board.hw_id or "any")[:8]
+            + _apart_by_rounds(board)
         )
     lines.append("Costs are means over seeds; *: the lowest (queries/s: the highest). MB = 10^6 bytes.")
     if any(row.n_rounds[1] for row in board.rows):
         lines.append(
-            "rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm; 0 or -: means over the runs."
+            "rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm; from 0 or -: means over the runs."
         )
     if any(row.n_trials for row in board.rows):
         lines.append(

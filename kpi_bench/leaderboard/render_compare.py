@@ -85,6 +85,9 @@ def _legend(comparison: Comparison) -> str:
 
 def _cost_legend(cost: CostComparison) -> str:
     over = "Costs over the tasks that both have"
+    seconds = "Adapt and predict: " + (
+        "medians of timed rounds." if cost.by_rounds else "means over the runs."
+    )
     if cost.hw_id is None:
-        return f"{over}; run on different hardware: only sizes have a ratio."
-    return f"{over}, on hardware {cost.hw_id[:8]}."
+        return f"{over}; run on different hardware: only sizes have a ratio. {seconds}"
+    return f"{over}, on hardware {cost.hw_id[:8]}. {seconds}"

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from kpi_bench.errors import ResultError
 from kpi_bench.evaluators.aggregation import Aggregate, SharedRank, borda, mean_rank, shared_ranks
 from kpi_bench.harness.results import VERIFIED, MetricSummary, Result
-from kpi_bench.leaderboard.costs import Costs, cost_ranks, costs_of, hw_id_of, rounds_of
+from kpi_bench.leaderboard.costs import (
+    BY_ROUNDS,
+    HARDWARE_FREE,
+    Costs,
+    cost_ranks,
+    costs_of,
+    hw_id_of,
+    rounds_of,
+)
 from kpi_bench.leaderboard.load import Results, StoredResult, SuiteResults, select_suite
 from kpi_bench.leaderboard.pairwise import TaskTests, paired_tests
 from kpi_bench.leaderboard.queries import QueryScores, read_queries, same_queries
@@ -54,7 +62,7 @@ class Row:
 
     ``n_seeds`` is the fewest and the most seeds of its tasks, ``n_rounds`` of timed rounds. ``n_trials`` and ``search_s`` (seconds) are the budget of the searches
     that chose its parameters, where one is recorded. ``cost_ranks`` holds the columns that may be compared: rows that cover all
-    tasks, on one hardware.
+    tasks, on one hardware; seconds by rounds and by runs apart.
     """
 
     name: str
@@ -78,10 +86,16 @@ class Row:
     costs: Costs
     cost_ranks: Mapping[str, SharedRank]
 
+    @property
+    def timed(self) -> bool:
+        """Whether adapt and predict were timed in rounds on every task, from which the costs are then taken."""
+        return self.n_rounds[0] > 0
+
 
 @dataclass(frozen=True)
 class BoardTable:
-    """A suite's board. ``rows`` are sorted (see ``board``); ``hw_id`` is the hardware most rows share; ``notes`` what a reader must know."""
+    """A suite's board. ``rows`` are sorted (see ``board``); ``hw_id`` is the hardware most rows share; ``timed`` holds, by hardware, whether
+    most ranked rows were timed in rounds; ``notes`` what a reader must know."""
 
     suite: str
     version: str
@@ -90,7 +104,16 @@ class BoardTable:
     tasks: tuple[TaskColumn, ...]
     rows: tuple[Row, ...]
     hw_id: str | None
+    timed: Mapping[str, bool]
     notes: tuple[str, ...]
+
+    def compares(self, row: Row, column: str) -> bool:
+        """Whether a row's cost stands in comparison with those of most rows."""
+        if column not in row.cost_ranks or column in HARDWARE_FREE:
+            return column in row.cost_ranks
+        return row.hw_id == self.hw_id and (
+            column not in BY_ROUNDS or row.timed == self.timed[row.hw_id or ""]
+        )
 
     def row(self, name: str) -> Row:
         """The row of a submission."""
@@ -130,6 +153,7 @@ def board(results: Results, suite: str, *, reference: str | None = None) -> Boar
         tasks=tuple(columns),
         rows=tuple(sorted(rows, key=_default_order)),
         hw_id=_reference_hardware(rows),
+        timed=_mostly_timed(rows),
         notes=tuple(notes),
     )
 
@@ -195,7 +219,8 @@ def _rows(
     hardware = {name: hw_id_of(mine) for name, mine in results.items()}
     # Totals over two tasks are no bargain against totals over six.
     complete = {name: hardware[name] if len(cells[name]) == chosen.n_tasks else None for name in cells}
-    ranked = cost_ranks(costs, complete)
+    timed = {name for name, mine in results.items() if rounds_of(mine)[0]}
+    ranked = cost_ranks(costs, complete, timed)
     return [
         _row(name, cells[name], means[name], shares[name], costs[name], ranked[name], hardware[name], notes)
         for name in cells
@@ -258,6 +283,14 @@ def _flags(results: list[Result]) -> tuple[str, ...]:
 def _reference_hardware(rows: list[Row]) -> str | None:
     counts = Counter(row.hw_id for row in rows if row.hw_id is not None)
     return max(sorted(counts), key=lambda hw_id: counts[hw_id]) if counts else None
+
+
+def _mostly_timed(rows: list[Row]) -> dict[str, bool]:
+    ranked = [row for row in rows if row.cost_ranks and row.hw_id is not None]
+    votes = Counter({str(row.hw_id): 0 for row in ranked})
+    for row in ranked:
+        votes[str(row.hw_id)] += 1 if row.timed else -1
+    return {hw_id: count > 0 for hw_id, count in sorted(votes.items())}
 
 
 def _default_order(row: Row) -> tuple[bool, float, int, str]:

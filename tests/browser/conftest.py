@@ -62,7 +62,8 @@ def open_page(chromium: Browser, site: Site) -> Iterator[Open]:
     def watch(page: Page) -> None:
         page.on("console", lambda message: trouble.append(f"{message.type}: {message.text}") if message.type in ("error", "warning") else None)  # fmt: skip
         page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-        page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+        # Leaving a page ends what it is still loading.
+        page.on("requestfailed", lambda request: None if request.failure == "net::ERR_ABORTED" else trouble.append(f"failed: {request.url} {request.failure}"))  # fmt: skip
         page.on("request", lambda request: None if request.url.startswith(("file:", "data:")) else trouble.append(f"left: {request.url}"))  # fmt: skip
 
     def open_(place: str = PAGES["board"], *, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> Page:

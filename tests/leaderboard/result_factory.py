@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from kpi_bench.harness.results import (
     Timing,
     VariantScores,
     queries_path,
+    read_result,
     result_path,
     write_result,
 )
@@ -142,6 +143,12 @@ class Maker:
             result = dataclasses.replace(result, queries_sha256=sha256_file(queries_path(path)))
         return write_result(self.root, result)
 
+    def change(self, name: str, task: str, change: Callable[[Result], Result]) -> Result:
+        """Write a result again, changed; its per-query file stays."""
+        result = change(read_result(result_path(self.root, SUITE, task, name)))
+        write_result(self.root, result)
+        return result
+
     def _scores(
         self, task: str, metric: str, quality: float, seeds: Sequence[int], noise: int, n_classes: int
     ) -> tuple[pd.DataFrame, list[float], Mapping[str, float]]:
@@ -166,6 +173,11 @@ class Maker:
                 values.append(float(scores.mean()))
         counts = {"n_queries": self.n_queries} | ({"n_classes": n_classes} if n_classes else {})
         return pd.DataFrame(columns), values, counts
+
+
+def with_timing(**fields: Any) -> Callable[[Result], Result]:
+    """A change of a result that replaces parts of its timing."""
+    return lambda result: dataclasses.replace(result, timing=dataclasses.replace(result.timing, **fields))
 
 
 def _classification(metric: str, labels: NDArray[Any], predicted: NDArray[Any], n_classes: int) -> float:

@@ -1,4 +1,4 @@
-"""Timed rounds and time to target, from results to the board's columns."""
+"""Timed rounds, from results to the board's columns."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from result_factory import SUITE, TASKS, Maker
+from result_factory import SUITE, TASKS, Maker, with_timing
 
-from kpi_bench.errors import ResultError
 from kpi_bench.harness.results import (
-    CurvePoint,
-    Result,
     Rounds,
     RoundTiming,
     read_result,
     result_path,
-    write_result,
 )
 from kpi_bench.leaderboard import board, compare, load_results, render, show
 from kpi_bench.leaderboard._check_file import Rules, check_file
-from kpi_bench.leaderboard.costs import costs_of, rounds_of
-from kpi_bench.leaderboard.site.data import board_payload
+from kpi_bench.leaderboard.costs import BY_ROUNDS, COLUMNS, costs_of, rounds_of
+from kpi_bench.leaderboard.render_compare import render_comparison
+from kpi_bench.leaderboard.site.charts import NOT_COMPARED
+from kpi_bench.leaderboard.site.data import board_payload, submission_payload
+from kpi_bench.leaderboard.site.pictures import pareto_points
 from kpi_bench.leaderboard.site.task_facts import task_facts
-from kpi_bench.leaderboard.targets import Target, seconds_to, target_of
 
 MUSIC, BOOK, QA, REVIEW = TASKS
 SPEEDS = {"matmul_gflops": 100.0}
@@ -46,21 +44,10 @@ def _rounds(adapt: Sequence[float], predict: Sequence[float], queries: int = 600
     return Rounds(0, phases, queries, (SPEEDS, SPEEDS))
 
 
-def _curve(
-    *points: tuple[float, float], metric: str = "valid_ndcg@20", phase: str = "adapt"
-) -> tuple[CurvePoint, ...]:
-    return tuple(CurvePoint(seconds, n, value, metric, phase) for n, (seconds, value) in enumerate(points))
-
-
-def _change(maker: Maker, name: str, task: str, change: Callable[[Result], Result]) -> Result:
-    path = result_path(maker.root, SUITE, task, name)
-    result = change(read_result(path))
-    write_result(maker.root, result)
-    return result
-
-
-def _with_timing(**fields: Any) -> Callable[[Result], Result]:
-    return lambda result: dataclasses.replace(result, timing=dataclasses.replace(result.timing, **fields))
+def _time(maker: Maker, name: str, tasks: Sequence[str] = TASKS) -> None:
+    """Add rounds to a row's results: 3 s of adapt, .2 s of predict."""
+    for task in tasks:
+        maker.change(name, task, with_timing(rounds=_rounds((1.0, 3.0, 9.0), (0.1, 0.2, 0.5))))
 
 
 @pytest.fixture
@@ -71,19 +58,129 @@ def maker(tmp_path: Path) -> Maker:
 def test_costs_take_adapt_and_predict_from_the_medians_of_rounds(maker: Maker) -> None:
     maker.submission("plain", 0.6)
     maker.submission("timed", 0.6)
-    for task in TASKS[:2]:
-        _change(maker, "timed", task, _with_timing(rounds=_rounds((1.0, 3.0, 9.0), (0.1, 0.2, 0.5))))
+    _time(maker, "timed")
     rows = {row.name: row for row in board(load_results(maker.root), SUITE).rows}
     plain, timed = rows["plain"].costs, rows["timed"].costs
-    assert (rows["plain"].n_rounds, rows["timed"].n_rounds) == ((0, 0), (0, 3))
+    assert (rows["plain"].n_rounds, rows["timed"].n_rounds) == ((0, 0), (3, 3))
     assert plain.adapt_predict_s == pytest.approx(4 * 11.0)
-    assert timed.adapt_predict_s == pytest.approx(2 * 3.2 + 2 * 11.0)
-    assert timed.cpu_s == pytest.approx(120.0 + 2 * 6.4 + 2 * 22.0)
+    assert timed.adapt_predict_s == pytest.approx(4 * 3.2)
+    assert timed.cpu_s == pytest.approx(120.0 + 4 * 6.4)
     assert timed.pretrain_s == plain.pretrain_s == 60.0
-    assert timed.amortised_s == pytest.approx(60.0 / 4 + (3.0 + 3.0 + 10.0 + 10.0) / 4)
-    # 120 test queries a task, at 600 / 0.2 a second where there are rounds and 1000 a second else.
-    assert timed.queries_per_s == pytest.approx(480 / (2 * 120 / 3000 + 2 * 120 / 1000))
-    assert rows["timed"].cost_ranks["adapt_predict_s"].rank == 1
+    assert timed.amortised_s == pytest.approx(60.0 / 4 + 3.0)
+    assert timed.queries_per_s == pytest.approx(600 / 0.2)
+    results = [read_result(result_path(maker.root, SUITE, task, "timed")) for task in TASKS]
+    assert costs_of(results, by_rounds=False) == plain
+
+
+def test_warm_and_cold_seconds_are_not_added_up(maker: Maker) -> None:
+    maker.submission("partly", 0.6)
+    _time(maker, "partly", TASKS[:3])
+    (row,) = board(load_results(maker.root), SUITE).rows
+    assert row.n_rounds == (0, 3)
+    assert not row.timed
+    assert row.costs.adapt_predict_s == pytest.approx(4 * 11.0)
+    assert row.costs.queries_per_s == pytest.approx(1000.0)
+
+
+@pytest.fixture
+def warm_and_cold(maker: Maker) -> Maker:
+    """Two rows by runs, one with rounds on all tasks, one with rounds on most, and one with rounds on another machine."""
+    for name, adapt_s in (("slow", 20.0), ("fast", 2.0), ("timed", 90.0), ("partly", 10.0)):
+        maker.submission(name, 0.6, adapt_s=adapt_s)
+    maker.submission("away", 0.6, hw_id="hw-two")
+    _time(maker, "timed")
+    _time(maker, "away")
+    _time(maker, "partly", TASKS[1:])
+    return maker
+
+
+def test_rows_by_rounds_and_by_runs_are_ranked_apart(warm_and_cold: Maker) -> None:
+    table = board(load_results(warm_and_cold.root), SUITE)
+
+    def ranks(column: str) -> dict[str, int]:
+        return {row.name: row.cost_ranks[column].rank for row in table.rows}
+
+    for column in ("adapt_predict_s", "amortised_s", "cpu_s"):
+        assert ranks(column) == {"fast": 1, "partly": 2, "slow": 3, "timed": 1, "away": 1}, column
+    for column in ("pretrain_s", "peak_rss", "parameters"):
+        assert set(ranks(column).values()) == {1}, "measured in the runs of all"
+    assert table.timed == {"hw-one": False, "hw-two": True}
+    compared = {
+        column: {row.name for row in table.rows if table.compares(row, column)}
+        for column in ("adapt_predict_s", "peak_rss", "parameters")
+    }
+    assert compared == {
+        "adapt_predict_s": {"fast", "slow", "partly"},
+        "peak_rss": {"fast", "slow", "partly", "timed"},
+        "parameters": {"fast", "slow", "partly", "timed", "away"},
+    }
+
+
+def test_what_is_not_compared_is_shown_so(warm_and_cold: Maker) -> None:
+    table = board(load_results(warm_and_cold.root), SUITE)
+    lines = {
+        line.split("|")[1].strip(): line
+        for line in render([table], "markdown").splitlines()[12:]
+        if "|" in line
+    }
+    assert "| (12.8) " in lines["timed"]
+    assert "| 12.0*" in lines["fast"]
+    legend = render([table], "table")
+    assert (
+        "adapt+predict s, s a task, CPU s, queries/s: or a row with timed rounds, as most have none" in legend
+    )
+    points = {point["name"]: point["state"] for point in pareto_points(table, "adapt_predict_s")}
+    assert {name for name, state in points.items() if state == NOT_COMPARED} == {"timed", "away"}
+    payload = board_payload(table)
+    assert payload["timed"] == {"hw-one": False, "hw-two": True}
+    assert {cost["key"] for cost in payload["costs"] if cost["by_rounds"]} == set(BY_ROUNDS)
+    for row in table.rows:
+        sent = submission_payload(table, row, {})
+        assert (sent["of_runs"] is not None) == (row.name in ("timed", "away"))
+    place = COLUMNS.index("adapt_predict_s")
+    timed = submission_payload(table, table.row("timed"), {})
+    assert timed["costs"][place] == pytest.approx(4 * 3.2)
+    assert timed["of_runs"][place] == pytest.approx(4 * 91.0)
+    assert timed["of_runs"][COLUMNS.index("parameters")] == timed["costs"][COLUMNS.index("parameters")]
+
+
+def test_most_rows_decide_what_the_others_are_compared_with(warm_and_cold: Maker) -> None:
+    _time(warm_and_cold, "slow")
+    _time(warm_and_cold, "partly")
+    table = board(load_results(warm_and_cold.root), SUITE)
+    assert table.timed["hw-one"]
+    assert {row.name for row in table.rows if not table.compares(row, "cpu_s")} == {"fast", "away"}
+    assert "or a row without timed rounds, as most have" in render([table], "table")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "by_rounds", "ratio"),
+    [
+        ("slow", "timed", False, 21 / 91),
+        ("timed", "slow", False, 91 / 21),
+        ("partly", "timed", False, 11 / 91),
+        ("slow", "fast", False, 7.0),
+        ("timed", "away", True, None),
+    ],
+)
+def test_a_comparison_takes_rounds_of_both_or_of_none(
+    warm_and_cold: Maker, a: str, b: str, by_rounds: bool, ratio: float | None
+) -> None:
+    comparison = compare(load_results(warm_and_cold.root), a, b, SUITE)
+    assert comparison.cost is not None
+    assert comparison.cost.by_rounds == by_rounds
+    assert comparison.cost.ratios.get("adapt_predict_s") == (None if ratio is None else pytest.approx(ratio))
+    text = render_comparison(comparison, "table")
+    assert ("medians of timed rounds" in text, "means over the runs" in text) == (by_rounds, not by_rounds)
+
+
+def test_a_comparison_looks_at_the_tasks_that_both_have(warm_and_cold: Maker) -> None:
+    warm_and_cold.submission("few", 0.6, tasks=TASKS[1:])
+    _time(warm_and_cold, "few", TASKS[1:])
+    cost = compare(load_results(warm_and_cold.root), "partly", "few", SUITE).cost
+    assert cost is not None
+    assert cost.by_rounds, "the task without rounds is not among them"
+    assert cost.ratios["adapt_predict_s"] == pytest.approx(1.0)
 
 
 def test_rounds_are_marked_in_every_format(maker: Maker) -> None:
@@ -91,8 +188,7 @@ def test_rounds_are_marked_in_every_format(maker: Maker) -> None:
     before = show(maker.root)
     assert "rounds" not in before
     maker.submission("timed", 0.6)
-    for task in TASKS:
-        result = _change(maker, "timed", task, _with_timing(rounds=_rounds((1.0, 3.0, 9.0), (0.1, 0.2, 0.5))))
+    _time(maker, "timed")
     table = board(load_results(maker.root), SUITE)
     text = render([table], "table")
     assert "medians over so many timed rounds" in text
@@ -112,7 +208,6 @@ def test_rounds_are_marked_in_every_format(maker: Maker) -> None:
     phases = {phase.name: phase for phase in task_facts(table.row("timed").cells[TASKS[-1]]).phases}
     assert phases["adapt in rounds"].wall == "3.00"
     assert phases["adapt in rounds"].wall_by_seed == ("1.00", "3.00", "9.00")
-    assert read_result(result_path(maker.root, SUITE, TASKS[-1], "timed")) == result
 
 
 def test_results_from_before_rounds_load(maker: Maker) -> None:
@@ -121,140 +216,6 @@ def test_results_from_before_rounds_load(maker: Maker) -> None:
     del raw["timing"]["rounds"]
     path.write_text(json.dumps(raw))
     assert rounds_of([read_result(path)]) == (0, 0)
-
-
-def test_the_target_is_the_median_over_seeds_of_the_references_best(maker: Maker) -> None:
-    maker.submission("lightgcn", 0.6, tasks=(MUSIC,))
-    curves = (
-        _curve((1.0, 0.1), (2.0, 0.5), (3.0, 0.4)),
-        _curve((1.0, 0.2), (4.0, 0.3)),
-        _curve((2.0, 0.4), (5.0, 0.6), (6.0, 0.9)),
-    )
-    row = _change(maker, "lightgcn", MUSIC, _with_timing(curves=curves))
-    target = target_of([row])
-    assert target == Target("lightgcn", 0.5, True)
-    # 2 s, never, 5 s.
-    assert seconds_to(target, row) == 5.0
-    assert target_of([row], "another") is None
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 5])
-def test_the_reference_reaches_its_own_target(maker: Maker, seeds: int) -> None:
-    maker.submission("lightgcn", 0.6, tasks=(MUSIC,), seeds=range(seeds))
-    curves = tuple(_curve((1.0, 0.0), (2.0 + seed, 0.1 * (1 + seed % 3))) for seed in range(seeds))
-    row = _change(maker, "lightgcn", MUSIC, _with_timing(curves=curves))
-    target = target_of([row])
-    assert target is not None
-    assert seconds_to(target, row) is not None
-
-
-def test_a_score_that_must_fall_is_reached_from_above(maker: Maker) -> None:
-    maker.submission("kg-embedding", 0.6, tasks=("fb15k",))
-    falling = _curve((1.0, 90.0), (2.0, 40.0), (3.0, 50.0), metric="valid_mr")
-    row = _change(maker, "kg-embedding", "fb15k", _with_timing(curves=(falling,) * 3))
-    target = target_of([row])
-    assert target == Target("kg-embedding", 40.0, False)
-    slower = _with_timing(curves=(_curve((9.0, 39.0), metric="student: valid_mr"),) * 3)(row)
-    assert seconds_to(target, slower) == 9.0
-
-
-@pytest.mark.parametrize(
-    "curve",
-    [
-        (),
-        _curve((1.0, 0.9), metric="valid"),
-        _curve((1.0, 0.9), metric="teacher_valid_ndcg@20"),
-        _curve((1.0, 0.9), metric="valid_recall@20"),
-        _curve((1.0, 0.9), phase="pretrain"),
-        _curve((1.0, 0.4)),
-    ],
-)
-def test_what_is_no_score_of_the_main_metric_on_valid_reaches_nothing(
-    maker: Maker, curve: tuple[CurvePoint, ...]
-) -> None:
-    maker.submission("row", 0.6, tasks=(MUSIC,))
-    row = _change(maker, "row", MUSIC, _with_timing(curves=(curve,) * 3))
-    assert seconds_to(Target("lightgcn", 0.5, True), row) is None
-
-
-def test_most_seeds_must_reach_the_target(maker: Maker) -> None:
-    maker.submission("row", 0.6, tasks=(MUSIC,))
-    target = Target("lightgcn", 0.5, True)
-    there, never = _curve((3.0, 0.5)), _curve((3.0, 0.49))
-    of = {n: _with_timing(curves=(there,) * n + (never,) * (3 - n)) for n in range(4)}
-    row = read_result(result_path(maker.root, SUITE, MUSIC, "row"))
-    assert [seconds_to(target, of[n](row)) for n in range(4)] == [None, None, 3.0, 3.0]
-
-
-@pytest.fixture
-def raced(maker: Maker) -> Maker:
-    """Two tasks with a target; ``fast`` reaches both, ``half`` one, ``away`` both on another machine."""
-    for name in ("lightgcn", "text-classifier", "fast", "half", "away"):
-        maker.submission(name, 0.6, seeds=(0,), hw_id="hw-two" if name == "away" else "hw-one")
-    names = {MUSIC: "valid_ndcg@20", BOOK: "ndcg@20", QA: "valid_accuracy"}
-    for task, metric in names.items():
-        for name, seconds, best in (
-            ("lightgcn", 8.0, 0.5), ("text-classifier", 6.0, 0.4), ("fast", 2.0, 0.5), ("half", 1.0, 0.5 if task == MUSIC else 0.3), ("away", 0.5, 0.7),
-        ):  # fmt: skip
-            _change(maker, name, task, _with_timing(curves=(_curve((seconds, best), metric=metric),)))
-    return maker
-
-
-def test_time_to_target_adds_up_over_the_tasks_that_have_one(raced: Maker) -> None:
-    table = board(load_results(raced.root), SUITE)
-    targets = {task.name: task.target and (task.target.reference, task.target.value) for task in table.tasks}
-    assert targets == {
-        MUSIC: ("lightgcn", 0.5),
-        BOOK: ("lightgcn", 0.5),
-        QA: ("text-classifier", 0.4),
-        REVIEW: None,
-    }
-    seconds = {row.name: row.costs.to_target_s for row in table.rows}
-    assert seconds == {"lightgcn": 24.0, "text-classifier": None, "fast": 6.0, "half": None, "away": 1.5}
-    ranks = {
-        row.name: row.cost_ranks["to_target_s"].rank for row in table.rows if "to_target_s" in row.cost_ranks
-    }
-    assert ranks == {"lightgcn": 2, "fast": 1, "away": 1}, "within one hw_id"
-    cells = {task: cell.to_target_s for task, cell in table.row("half").cells.items()}
-    assert cells == {MUSIC: 1.0, BOOK: None, QA: None, REVIEW: None}
-
-
-def test_time_to_target_flows_to_every_format(raced: Maker) -> None:
-    table = board(load_results(raced.root), SUITE)
-    text = render([table], "table", sort="to_target_s")
-    assert "median best of lightgcn, text-classifier" in text
-    frame = pd.read_csv(io.StringIO(render([table], "csv"))).set_index("submission")
-    assert frame.loc["fast", "cost.to_target_s"] == 6.0
-    assert frame.loc["half", f"{MUSIC}.to_target_s"] == 1.0
-    assert pd.isna(frame.loc["half", "cost.to_target_s"])
-    (parsed,) = json.loads(render([table], "json"))["boards"]
-    assert parsed["tasks"][0]["target"] == {"reference": parsed["tasks"][0]["target"]["reference"], "value": table.tasks[0].target.value, "higher_is_better": True}  # type: ignore[union-attr]  # fmt: skip
-    payload = board_payload(table)
-    place = [cost["key"] for cost in payload["costs"]].index("to_target_s")
-    assert payload["costs"][place] == {
-        "key": "to_target_s",
-        "label": "s to target",
-        "unit": "s",
-        "hardware_free": False,
-        "higher": False,
-    }
-    assert {row["name"]: row["costs"][place] for row in payload["rows"]}["fast"] == 6.0
-    pair = compare(load_results(raced.root), "fast", "lightgcn", SUITE)
-    assert pair.cost is not None
-    assert pair.cost.ratios["to_target_s"] == 0.25
-
-
-def test_another_row_may_set_the_targets(raced: Maker) -> None:
-    table = board(load_results(raced.root), SUITE, reference="away")
-    assert {task.target.reference for task in table.tasks if task.target} == {"away"}
-    assert {row.name for row in table.rows if row.costs.to_target_s is not None} == {"away"}
-    with pytest.raises(ResultError, match="no row 'nobody' to set targets; it has: away, fast"):
-        show(raced.root, reference="nobody")
-
-
-def test_costs_without_targets_have_no_time_to_target(raced: Maker) -> None:
-    results = [read_result(result_path(raced.root, SUITE, task, "fast")) for task in TASKS]
-    assert costs_of(results).to_target_s is None
 
 
 _Change = Callable[[Rounds], Rounds]
@@ -286,7 +247,7 @@ def test_a_contribution_states_of_its_rounds_what_they_say(
     maker: Maker, change: _Change, flags: tuple[str, ...], field: str | None
 ) -> None:
     path = maker.result("row", MUSIC, 0.6, flags=("single_seed", *flags))
-    _change(maker, "row", MUSIC, _with_timing(rounds=change(_rounds((1.0, 3.0, 9.0), (0.1, 0.2, 0.5)))))
+    maker.change("row", MUSIC, with_timing(rounds=change(_rounds((1.0, 3.0, 9.0), (0.1, 0.2, 0.5)))))
     rules = Rules({f"{SUITE}@1.0": "a" * 64}, False, pd.Timestamp("2026-11-01", tz="UTC").to_pydatetime())
     _, findings = check_file(path, rules)
     errors = [finding.field for finding in findings if finding.severity == "error"]

@@ -12,7 +12,7 @@ from typing import Any
 
 from kpi_bench.harness.results import VERIFIED, Result
 from kpi_bench.leaderboard import _numbers
-from kpi_bench.leaderboard.costs import COLUMNS, HARDWARE_FREE, HIGHER_IS_BETTER
+from kpi_bench.leaderboard.costs import BY_ROUNDS, COLUMNS, HARDWARE_FREE, HIGHER_IS_BETTER, Costs, costs_of
 from kpi_bench.leaderboard.render import COST_HEADERS
 from kpi_bench.leaderboard.resamples import Resamples
 from kpi_bench.leaderboard.tables import BoardTable, Cell, Row, TaskColumn
@@ -31,6 +31,7 @@ def board_payload(board: BoardTable) -> dict[str, Any]:
         "digest": board.sha256[:12],
         "n_tasks": board.n_tasks,
         "hw": _short(board.hw_id),
+        "timed": {_short(hw_id): timed for hw_id, timed in board.timed.items()},
         "tasks": [_task(task) for task in board.tasks],
         "costs": [
             {
@@ -38,6 +39,7 @@ def board_payload(board: BoardTable) -> dict[str, Any]:
                 "label": COST_HEADERS[column],
                 "unit": _UNITS.get(column, "s"),
                 "hardware_free": column in HARDWARE_FREE,
+                "by_rounds": column in BY_ROUNDS,
                 "higher": column in HIGHER_IS_BETTER,
             }
             for column in COLUMNS
@@ -67,12 +69,16 @@ def plots_payload(board: BoardTable) -> dict[str, Any]:
 
 
 def submission_payload(board: BoardTable, row: Row, resamples: Mapping[str, Resamples]) -> dict[str, Any]:
-    """A submission in full, with what a comparison with any other needs; ``resamples`` by task."""
+    """A submission in full, with what a comparison with any other needs; ``resamples`` by task.
+
+    ``of_runs`` are the costs without timed rounds, where ``costs`` are with them: what compares with a row that has none.
+    """
     return {
         "name": row.name,
         "suite": board.suite,
         "hw": _short(row.hw_id),
-        "costs": [_cost(row, column) for column in COLUMNS],
+        "costs": [_cost(row.costs, column) for column in COLUMNS],
+        "of_runs": _costs_of_runs(row) if row.timed else None,
         "tasks": {
             task.name: _of_task(cell, resamples.get(task.name))
             for task in board.tasks
@@ -147,7 +153,7 @@ def _row(board: BoardTable, row: Row) -> dict[str, Any]:
         "verified": VERIFIED in row.flags,
         "description": row.description,
         "cells": [_cell(row.cells.get(task.name)) for task in board.tasks],
-        "costs": [_cost(row, column) for column in COLUMNS],
+        "costs": [_cost(row.costs, column) for column in COLUMNS],
         "cost_ranks": [rank.rank if rank else None for rank in ranks],
     }
 
@@ -160,9 +166,14 @@ def _cell(cell: Cell | None) -> list[Any] | None:
     return [cell.main.mean, low, high, rank, tied, len(cell.result.seeds), cell.to_target_s]
 
 
-def _cost(row: Row, column: str) -> float | None:
-    value: float | None = getattr(row.costs, column)
+def _cost(costs: Costs, column: str) -> float | None:
+    value: float | None = getattr(costs, column)
     return value / 1e6 if value is not None and column in _BYTES else value
+
+
+def _costs_of_runs(row: Row) -> list[float | None]:
+    of_runs = costs_of([cell.result for cell in row.cells.values()], by_rounds=False)
+    return [_cost(of_runs if column in BY_ROUNDS else row.costs, column) for column in COLUMNS]
 
 
 def _of_task(cell: Cell, resamples: Resamples | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import vl_convert
 
 from kpi_bench.errors import ResultError
 from kpi_bench.leaderboard import _numbers
-from kpi_bench.leaderboard.costs import HARDWARE_FREE, HIGHER_IS_BETTER
+from kpi_bench.leaderboard.costs import HIGHER_IS_BETTER
 from kpi_bench.leaderboard.render import COST_HEADERS
 from kpi_bench.leaderboard.site.charts import (
     ACCENT,
@@ -92,7 +92,7 @@ def pareto_points(board: BoardTable, cost: str) -> Rows:
         value = getattr(row.costs, cost)
         if row.mean_rank is None or not value:
             continue
-        comparable = cost in row.cost_ranks and (cost in HARDWARE_FREE or row.hw_id == board.hw_id)
+        comparable = board.compares(row, cost)
         points.append(
             {
                 "name": row.name,

@@ -213,6 +213,8 @@
   }
 
   const reference = (of) => of.hw || board.hw;
+  // Seconds of timed rounds leave out what a run pays once a process.
+  const timedAlike = (row, column) => !column.by_rounds || row.rounds[0] > 0 === board.timed[row.hw];
 
   function costColumn(column, place) {
     const known = rows.filter((row) => row.costs[place] !== null);
@@ -224,9 +226,11 @@
       if (row.costs[place] === null) return absent;
       const text = cost(column.unit, row.costs[place]);
       const position = row.cost_ranks[place];
-      if (position === null || !(column.hardware_free || row.hw === reference(state))) {
+      const here = column.hardware_free || row.hw === reference(state);
+      if (position === null || !here || !timedAlike(row, column)) {
         td.classList.add("apart");
-        td.title = `not compared: ${row.covered < board.n_tasks ? "not all tasks" : "other hardware"}`;
+        const why = here && position !== null ? (row.rounds[0] ? "timed in rounds, as most are not" : "not timed in rounds, as most are") : "other hardware";
+        td.title = `not compared: ${row.covered < board.n_tasks ? "not all tasks" : why}`;
         return `(${text})`;
       }
       if (position !== 1) return text;
@@ -411,12 +415,13 @@
       const words = machine && board.hardware[machine] ? ` (${board.hardware[machine]})` : "";
       const than = machine ? ` than ${machine}${words}` : "";
       lines.push(
-        `(cost): not compared, because the row does not cover all tasks or was run on other hardware (†)${than}.`,
+        `(cost): not compared, because the row does not cover all tasks or was run on other hardware (†)${than}.` +
+          (rows.some((row) => row.rounds[0]) ? " Seconds of timed rounds and of runs are not compared with each other: those of the fewer rows stand in parentheses, too." : ""),
         "Costs are means over seeds, of all tasks that the row covers. *: the lowest of those compared " +
           "(queries/s: the highest). MB = 10^6 bytes.",
       );
       if (rows.some((row) => row.rounds[1])) {
-        lines.push("rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm; -: means over the runs.");
+        lines.push("rounds: adapt and predict are medians over so many timed rounds of one seed, everything warm, where every task has them; else means over the runs.");
       }
     }
     if (state.view !== "quality" && rows.some((row) => row.search[0])) {

@@ -444,7 +444,8 @@
         const [value, lo, hi] = task ? row.cells[place] || [null] : [row.mean_rank, null, null];
         const amount = row.costs[at];
         if (value === null || amount === null || !(amount > 0)) continue;
-        const comparable = row.cost_ranks[at] !== null && (cost.hardware_free || !other(row));
+        const timedAlike = !cost.by_rounds || row.rounds[0] > 0 === board.timed[row.hw];
+        const comparable = row.cost_ranks[at] !== null && (cost.hardware_free || !other(row)) && timedAlike;
         points.push({
           name: row.name, kind: row.floor ? "floor" : row.fidelity === "reconstruction" ? "reconstruction" : "submission",
           state: comparable ? "compared" : "not compared", cost: amount, value, lo: lo ?? null, hi: hi ?? null,
@@ -462,7 +463,7 @@
         x_ticks: logTicks(points.map((point) => point.cost)), x_reverse: cost.higher, y_reverse: !higher,
       };
       const kinds = [["submission", "circle"], ["reconstruction", "triangle"], ["floor", "square"]].filter(([kind]) => points.some((point) => point.kind === kind));
-      const note = `${kinds.map(([kind, shape]) => `${kind}: ${shape}`).join(", ")}. Bold: on the front; filled: compared; hollow: not compared (other hardware, or not all tasks).`
+      const note = `${kinds.map(([kind, shape]) => `${kind}: ${shape}`).join(", ")}. Bold: on the front; filled: compared; hollow: not compared (other hardware, not all tasks, or timed otherwise than most).`
         + ` Names are left out where they would overlap.${without ? ` ${without} of ${shown.length} submissions shown lack one of the two numbers.` : ""}`;
       const columns = [["name", "submission"], ["value_text", task ? task.metric : "mean rank"], ["cost_text", cost.label], ["state", "costs"]];
       // Names keep off this line, which Vega can only do of a line that has a point; one alone is not drawn.

@@ -216,14 +216,18 @@
       const alike = one.hw !== null && one.hw === other.hw;
       const tasksOf = ({ tasks }) => Object.keys(tasks).sort().join();
       const sameTasks = tasksOf(one) === tasksOf(other);
-      const measured = data.costs.map((column, place) => ({ ...column, ours: one.costs[place], theirs: other.costs[place] }))
+      // Seconds of timed rounds compare with each other only.
+      const timed = [one, other].filter(({ of_runs: runs }) => runs !== null);
+      const costsOf = (row) => (timed.length === 1 && row.of_runs) || row.costs;
+      const measured = data.costs.map((column, place) => ({ ...column, ours: costsOf(one)[place], theirs: costsOf(other)[place] }))
         .filter(({ ours, theirs }) => ours !== null || theirs !== null);
       const ratio = ({ hardware_free: free, ours, theirs }) =>
         sameTasks && (alike || free) && ours !== null && theirs ? `${(ours / theirs).toFixed(2)}×` : absent;
       table("costs-table", ["cost", a, b, `${a} / ${b}`], measured.map((column) =>
         [column.label, cost(column.unit, column.ours), cost(column.unit, column.theirs), ratio(column)]));
       const where = alike ? `Both were run on ${data.hardware[one.hw]}.` : "They were run on different hardware: only sizes have a ratio.";
-      byId("costs-note").textContent = "Of all tasks that a submission covers, as on the board; seconds are means over seeds. " +
+      const seconds = ["means over seeds", `means over seeds, not by timed rounds, which only ${timed[0]?.name} has`, "means over seeds, those of adapt and predict medians of timed rounds"];
+      byId("costs-note").textContent = `Of all tasks that a submission covers; seconds are ${seconds[timed.length]}. ` +
         (sameTasks ? where : "They cover different tasks, so their costs are not compared; the command above does it for those that both have.");
     }
 
