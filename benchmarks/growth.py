@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ EXCESS = 0.15
 
 
 def measure(name: str, size: int) -> dict[str, float]:
-    """CPU seconds of one size (the least of some rounds, after one that compiles) and the peak of memory above its input, in bytes.
+    """CPU seconds of one size and of its limit (the least of some rounds in turn, after one that compiles) and the peak of memory above its
+    input, in bytes.
 
     Raises:
         ValueError: what was computed is wrong.
@@ -53,22 +54,34 @@ def measure(name: str, size: int) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
     # Linux: the peak begins anew.
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    laps: list[float] = []
-    while len(laps) <= ROUNDS and sum(laps) < LONG_S:
-        start = time.process_time()
+
+    def run() -> None:
         value = work.run()
-        laps.append(time.process_time() - start)
         if not work.low <= value <= work.high:
             raise ValueError(f"{name} at {size}: {value} is not within {work.low} to {work.high}")
+
+    laps = [_timed(run)]
     status = Path("/proc/self/status").read_text(encoding="ascii")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    return {"size": size, "cpu_s": min(laps[1:] or laps) / work.part, "bytes": max(0, peak * 1024 - before)}
+    limits = [_timed(work.limit)] if work.limit else []
+    while len(laps) <= ROUNDS and sum(laps + limits) < LONG_S:
+        laps.append(_timed(run))
+        if work.limit:
+            limits.append(_timed(work.limit))
+    found = {"size": size, "cpu_s": min(laps[1:] or laps) / work.part, "bytes": max(0, peak * 1024 - before)}
+    return found | ({"limit_s": min(limits[1:] or limits) / work.part} if limits else {})
+
+
+def _timed(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
 
 
 def exponent(points: Sequence[dict[str, float]], cost: str, least: float) -> tuple[float, float] | None:
     """Slope of log cost over log size among the largest sizes, and its standard error; None with fewer than three that cost enough."""
-    largest = max(point["size"] for point in points)
-    used = [p for p in points if p["size"] >= largest / 10**DECADES and p[cost] >= least]
+    largest = max((point["size"] for point in points), default=0.0)
+    used = [p for p in points if cost in p and p["size"] >= largest / 10**DECADES and p[cost] >= least]
     if len(used) < 3:
         return None
     x, y = (np.log([point[key] for point in used]) for key in ("size", cost))
@@ -100,6 +113,10 @@ def measure_all(names: Sequence[str]) -> dict[str, Any]:
 def summarise(name: str, case: Case, points: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Exponents of a case, and whether its time grows faster than it must."""
     seconds, size = exponent(points, "cpu_s", LEAST_S), exponent(points, "bytes", LEAST_BYTES)
+    beside = [p | {"ratio": p["cpu_s"] / p["limit_s"]} for p in points if "limit_s" in p]
+    ratio = exponent(beside, "ratio", 0.0)
+    # What the limit needs, too, is not ours to spare.
+    excess = ratio[0] if ratio else seconds[0] - case.expected if seconds else 0.0
     return {
         "case": name,
         "variable": case.variable,
@@ -107,16 +124,18 @@ def summarise(name: str, case: Case, points: Sequence[dict[str, float]]) -> dict
         "why": case.why,
         "time": seconds,
         "memory": size,
+        "limit": exponent(points, "limit_s", 0.0),
+        "ratio": ratio,
         "too_fast": [
             what
-            for what, found in (("time", seconds), ("memory", size))
-            if found and found[0] > max(case.expected, 0.0) + EXCESS
+            for what, more in (("time", excess), ("memory", size[0] - case.expected if size else 0.0))
+            if more > EXCESS
         ],
     }
 
 
 def table(summaries: Sequence[dict[str, Any]], cases: dict[str, Any]) -> str:
-    """Exponents with their errors, and the cost of the largest size."""
+    """Exponents with their errors, the ratio to the limit and the cost of the largest size."""
 
     def shown(found: tuple[float, float] | None) -> str:
         return "" if found is None else f"{found[0]:.2f} ± {found[1]:.2f}"
@@ -126,7 +145,8 @@ def table(summaries: Sequence[dict[str, Any]], cases: dict[str, Any]) -> str:
         last = cases[summary["case"]]["points"][-1]
         rows.append(
             [
-                summary["case"], summary["variable"], f"{summary['expected']:g}", shown(summary["time"]), shown(summary["memory"]),
+                summary["case"], summary["variable"], f"{summary['expected']:g}", shown(summary["time"]), shown(summary["limit"]),
+                shown(summary["ratio"]), f"{last['cpu_s'] / last['limit_s']:.2f}" if "limit_s" in last else "", shown(summary["memory"]),
                 f"{last['size']:,}", f"{last['cpu_s']:.3g}", f"{last['bytes'] / 2**20:,.0f}", ", ".join(summary["too_fast"]),
             ]
         )  # fmt: skip
@@ -135,6 +155,9 @@ def table(summaries: Sequence[dict[str, Any]], cases: dict[str, Any]) -> str:
         "grows with",
         "must",
         "time",
+        "limit",
+        "ours / limit",
+        "at the largest",
         "memory",
         "largest",
         "CPU s",
