@@ -130,6 +130,12 @@ def _adjacency(
         raise SuiteError(
             f"a graph of {n_entities} entities is beyond int32 adjacency; split it into several KGs"
         )
+    # Beyond them an edge's number below would be another edge's.
+    for ids in (rows, columns):
+        if len(ids) and (ids.min() < 0 or ids.max() >= n_entities):
+            raise SuiteError(f"a graph of {n_entities} entities has ids outside 0..{n_entities - 1}")
+    if len(relations) and relations.min() < 0:
+        raise SuiteError("a graph has relation ids below 0")
     indptr = np.zeros(n_entities + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=n_entities), out=indptr[1:])
     return Adjacency(indptr, *_in_order(rows, relations, columns, n_entities))

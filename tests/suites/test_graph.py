@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kpi_bench._dgl import dgl_available
+from kpi_bench.errors import SuiteError
 from kpi_bench.suites.graph import Adjacency, KnowledgeGraph, _in_order
 from kpi_bench.suites.suite import Suite
 
@@ -58,6 +59,16 @@ def test_adjacency_equals_brute_force_in_both_directions(triples: set[tuple[int,
     assert as_dict(graph.in_edges) == brute_force(triples, 2)
     assert graph.out_edges.degrees().sum() == graph.in_edges.degrees().sum() == len(triples)
     assert {tuple(row) for row in graph.triples().tolist()} == triples
+
+
+@pytest.mark.parametrize("wrong", [(7, 0, 1), (1, 0, 7), (-1, 0, 1), (1, 0, -1)])
+def test_an_edge_of_no_entity_is_refused(wrong: tuple[int, int, int]) -> None:
+    graph = make_graph([(0, 0, 1), wrong])
+    for edges in ("out_edges", "in_edges"):
+        with pytest.raises(SuiteError, match=r"7 entities has ids outside 0\.\.6"):
+            getattr(graph, edges)
+    with pytest.raises(SuiteError, match="relation ids below 0"):
+        _ = make_graph([(0, -1, 1)]).out_edges
 
 
 def test_adjacency_types(tiny_suite: Suite) -> None:

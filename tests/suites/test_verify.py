@@ -5,17 +5,20 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from suite_factory import N_MUSIC, N_USERS, tiny_suite_frames
 
 from kpi_bench._io import sha256_file
 from kpi_bench.errors import SuiteError
 from kpi_bench.suites.manifest import FileEntry, Manifest, content_hash, read_manifest
 from kpi_bench.suites.suite import Suite
-from kpi_bench.suites.verify import expected_files, verify_suite
+from kpi_bench.suites.verify import _triple_keys, expected_files, verify_suite
 from kpi_bench.suites.writer import write_suite
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
@@ -89,6 +92,39 @@ def test_entry_that_contradicts_the_file(copy: Path, field: str, message: str) -
     files = {**manifest.files, path: dataclasses.replace(manifest.files[path], **{field: value})}
     with pytest.raises(SuiteError, match=message):
         verify_suite(copy, dataclasses.replace(manifest, files=files))
+
+
+def test_a_table_that_cannot_be_read(copy: Path) -> None:
+    manifest, path = read_manifest(copy), "kgs/library/entities.parquet"
+    table = pq.read_table(copy / path)
+    keys = pa.array([b"\xff"] * table.num_rows, pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(1, "key", keys), copy / path)
+    other = "kgs/library/triples.parquet"
+    (copy / other).write_bytes(b"no table")
+    files = {
+        name: dataclasses.replace(
+            manifest.files[name], sha256=sha256_file(copy / name), bytes=(copy / name).stat().st_size
+        )
+        for name in (path, other)
+    }
+    with pytest.raises(SuiteError) as caught:
+        verify_suite(copy, dataclasses.replace(manifest, files=manifest.files | files))
+    assert f"{path}: it cannot be read: Invalid UTF8" in str(caught.value)
+    assert f"{other}: it cannot be read: " in str(caught.value)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 2)), max_size=30))
+def test_triples_beyond_int64_have_numbers_of_their_own(drawn: list[tuple[int, int, int]]) -> None:
+    columns = np.array(drawn, dtype=np.int64).reshape(-1, 3).T
+    small, large = _triple_keys(*columns, 3, 3), _triple_keys(*columns, 1 << 30, 1 << 4)
+    assert len(set(small.tolist())) == len(set(large.tolist())) == len(set(drawn))
+    assert (small[:, None] == small).tolist() == (large[:, None] == large).tolist()
+
+
+def test_triples_that_wrap_around_to_one_number_are_two() -> None:
+    # (head * 16 + relation) * 2 ** 31 + tail of both is the same modulo 2 ** 64.
+    head, relation, tail = np.array([[0, 1 << 30], [0, 0], [5, 5]])
+    assert len(set(_triple_keys(head, relation, tail, 1 << 31, 16).tolist())) == 2
 
 
 def test_unlisted_file(copy: Path) -> None:
