@@ -228,11 +228,10 @@ def _check_lists(users: Ints, items: Ints, n_items: int, exclude: Csr | None) ->
     again = pairs[1:][pairs[1:] == pairs[:-1]]
     _refuse("items are twice in a list", np.ones(len(again), dtype=bool), again // n_items)
     if exclude is not None:
-        rows = exclude.row_ids()
-        # The masked items are looked up in the lists: they are fewer, and in order.
-        _refuse(
-            "items are masked for their user", positions(pairs, rows * n_items + exclude.indices) >= 0, rows
-        )
+        masked = exclude.row_ids() * n_items + exclude.indices
+        # Both are ascending and distinct: the fewer are looked up in the others.
+        fewer, more = sorted((pairs, masked), key=len)
+        _refuse("items are masked for their user", positions(more, fewer) >= 0, fewer // n_items)
 
 
 def ranks_in_lists(wanted: Ints, listed: Ints, ranks: Ints) -> Ints:

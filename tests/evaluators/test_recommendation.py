@@ -11,7 +11,7 @@ from kpi_bench._csr import Csr
 from kpi_bench.errors import EvaluationError
 from kpi_bench.evaluators import ranking
 from kpi_bench.evaluators._recommendation_metrics import MISSED, chance_metrics, gini, metrics_from_ranks
-from kpi_bench.evaluators.recommendation import score_ranks, score_recommendation
+from kpi_bench.evaluators.recommendation import _check_lists, score_ranks, score_recommendation
 
 KS = (1, 3, 5, 20)
 
@@ -301,6 +301,21 @@ def test_repeated_and_masked_items_are_refused():
         case.score(tie_order=np.arange(3))
     with pytest.raises(EvaluationError, match="train is 1 x 1"):
         case.score(train=Csr.empty(1, 1))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_masked_items_are_found_whether_they_or_the_lists_are_fewer(share):
+    rng = np.random.default_rng(int(100 * share))
+    listed, masked = rng.random((40, 30)) < 0.3, rng.random((40, 30)) < share
+    users, items = np.nonzero(listed)
+    shuffled = rng.permutation(len(users))
+    both = np.nonzero(listed & masked)[0]
+    with pytest.raises(
+        EvaluationError, match=f"^{len(both)} items are masked for their user; first for user {both[0]}$"
+    ):
+        _check_lists(users[shuffled], items[shuffled], 30, Csr.from_pairs(*np.nonzero(masked), masked.shape))
+    apart = masked & ~listed
+    _check_lists(users, items, 30, Csr.from_pairs(*np.nonzero(apart), apart.shape))
 
 
 def test_slices():
