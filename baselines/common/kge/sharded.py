@@ -67,9 +67,9 @@ def rank_over_shards(
     step = max(ANSWERS, SCORES // shard.widest)
     for start in range(0, index.positives.nnz, step):
         span = slice(start, start + step)
-        queries, line_of = np.unique(query_of[span], return_inverse=True)
-        scores = table.all(model.query(*ids[:, queries[0] : queries[-1] + 1])).float()
-        lines = torch.from_numpy(line_of).to(device)
+        asking = query_of[span]  # ascending
+        scores = table.all(model.query(*ids[:, asking[0] : asking[-1] + 1])).float()
+        lines = torch.from_numpy(asking - asking[0]).to(device)
         mine, places = shard.held(asked[span])
         own = torch.where(mine, scores[lines, places], 0.0)
         told = shard.ranks.add(torch.cat([own, (~torch.isfinite(scores)).any()[None].float()]))
@@ -79,7 +79,7 @@ def rank_over_shards(
         block = torch.cat([scores[lines], told[:-1, None]], dim=1).cpu().numpy()
         n, width = len(block), block.shape[1]
         answers = Csr(np.arange(n + 1), np.full(n, width - 1), width)
-        counts = count_ties_from_scores([block], answers, known.select(query_of[span]))
+        counts = count_ties_from_scores([block], answers, known.select(asking))
         counted[:, span] = counts.greater, counts.equal
     greater, equal = shard.ranks.add(torch.from_numpy(counted).to(device)).cpu().numpy()
     return link_prediction.Ranks(1 + greater, 1 + greater + equal)

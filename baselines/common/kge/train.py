@@ -188,7 +188,7 @@ def loss_of(
             value = main(model, facts, part, config, sampler)
         if config.relation_weight and isinstance(model, Bilinear):
             heads, relations, tails = facts.unbind(1)
-            ends = model.rows(model.entities, heads), model.rows(model.entities, tails)
+            ends = model.rows_of(heads, tails)
             value = value + config.relation_weight * relation_loss(model, *ends, model.relations, relations)
         if config.reg:
             value = value + config.reg * penalty(config.regularizer, model, facts)
