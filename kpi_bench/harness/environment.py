@@ -136,16 +136,27 @@ def _median_seconds(action: Callable[[], Any]) -> float:
     return statistics.median(laps)
 
 
+def cpu_vendor() -> str | None:
+    """As Linux names it ("AuthenticAMD", "GenuineIntel"); None elsewhere."""
+    return _cpu_facts().get("vendor_id")
+
+
 def _cpu_model() -> str:
     """Vendor, family, model and name: the name alone is generic on virtual machines."""
+    first = _cpu_facts()
+    if not first:
+        return platform.processor() or platform.machine()
+    return f"{first.get('model name', platform.machine())} (family {first.get('cpu family', '?')}, model {first.get('model', '?')})"
+
+
+def _cpu_facts() -> dict[str, str]:
+    """What Linux says of its first processor; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    first = dict(
-        part.split(":", 1) for line in lines[: lines.index("")] if ":" in (part := line.replace("\t", ""))
-    )
-    return f"{first.get('model name', platform.machine()).strip()} (family {first.get('cpu family', '?').strip()}, model {first.get('model', '?').strip()})"
+        return {}
+    pairs = (line.split(":", 1) for line in lines[: lines.index("")] if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
 
 
 def _blas_threads() -> int | None:
