@@ -3,7 +3,8 @@
     python -m benchmarks.gpu NAME [--submissions A,B] [--suite SUITE] [--generated ENTITIES]
 
 writes ``benchmarks/results/gpu-NAME.json`` (what is there of other submissions stays) and prints tables. Each submission runs in two processes
-of its own: one is timed, the other counts what waits for the device (``torch.cuda.set_sync_debug_mode``), which slows it down.
+of its own: one is timed, the other counts what waits for the device (``torch.cuda.set_sync_debug_mode``), which slows it down. The floors
+have a process, too: this one makes no context on the GPU, which would take memory from those that are measured.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from tabulate import tabulate
 
 from benchmarks.gpu_floors import floors
-from benchmarks.gpu_suite import generated_suite
+from benchmarks.gpu_suite import LEAST, generated_suite
 from benchmarks.workloads import ROOT
 from kpi_bench import (
     ClassificationQueries,
@@ -150,27 +151,62 @@ def _counter(waits: Counter[str]) -> Any:
     return count
 
 
-def measured(folder: Path, suite: str, generated: int | None) -> dict[str, Any]:
-    """Both processes of a submission: its phases, or the end of what it said when it failed."""
+def measured(folder: Path, suite: str) -> dict[str, Any]:
+    """Both processes of a submission on a suite (as ``--suite`` names it): its phases, or the end of what it said when it failed."""
     found: dict[str, Any] = {}
     for kind in ("timed", "counted"):
-        command = [sys.executable, "-m", "benchmarks.gpu", folder.name, "--child", kind, "--suite", suite]
-        command += ["--generated", str(generated)] if generated else []
         try:
-            done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"error": f"{kind}: more than {TIME_LIMIT_S} s"}
-        if done.returncode:
-            return {"error": f"{kind}: {done.stderr[-2000:]}"}
-        found[kind] = json.loads(done.stdout.splitlines()[-1])
+            found[kind] = _child(kind, folder.name, "--suite", suite)
+        except RuntimeError as error:
+            return {"error": f"{kind}: {error}"}
     counted = {row["phase"]: row for row in found["counted"]}
     return {
         "phases": [
             row | {key: counted[row["phase"]][key] for key in ("waits", "places")} for row in found["timed"]
         ]
     }
+
+
+def _child(kind: str, *arguments: str) -> Any:
+    """What another process of this program has measured. Raises RuntimeError: it failed, with the end of what it said."""
+    command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--child", kind]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"more than {TIME_LIMIT_S} s") from None
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def stored_figures(file: Path, machine: dict[str, Any]) -> dict[str, Any]:
+    """What the file has of this machine, or nothing yet.
+
+    Raises:
+        ValueError: its figures are of another machine.
+    """
+    if not file.exists():
+        return {"hardware": machine, "suites": {}}
+    stored: dict[str, Any] = read_json(file)
+    if stored["hardware"] != machine:
+        raise ValueError(f"{file} has figures of other hardware: {stored['hardware']}; take another NAME")
+    return stored
+
+
+def chosen(names: str | None) -> list[Path]:
+    """Folders of the submissions with these names, separated by commas (default all), in order.
+
+    Raises:
+        ValueError: there is no such submission.
+    """
+    folders = {path.parent.name: path.parent for path in (ROOT / "submissions").glob("*/submission.toml")}
+    wanted = sorted(folders) if names is None else sorted(set(names.split(",")))
+    unknown = [name for name in wanted if name not in folders]
+    if unknown:
+        raise ValueError(f"no submission {', '.join(unknown)}; there are: {', '.join(sorted(folders))}")
+    return [folders[name] for name in wanted]
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -208,38 +244,46 @@ def main() -> None:
         metavar="ENTITIES",
         help="a generated suite of this size instead, e.g. 100000",
     )
-    parser.add_argument("--child", choices=("timed", "counted"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("machine", "timed", "counted"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.generated is not None and given.generated < LEAST:
+        parser.error(f"--generated needs {LEAST:,} entities or more: fewer leave no triple to learn from")
+    try:
+        folders = [] if given.child else chosen(given.submissions)
+    except ValueError as error:
+        parser.error(f"--submissions: {error}")
     if not torch.cuda.is_available():
         parser.exit(
             2, "benchmarks.gpu: torch sees no CUDA GPU on this machine; there is nothing to measure here\n"
         )
-    if given.generated:
-        suite = generated_suite(Path(tempfile.gettempdir()) / f"generated-{given.generated}", given.generated)
-    else:
-        suite = load_suite(given.suite)
+    if given.child == "machine":
+        print(json.dumps({"hardware": hardware(DEVICE), "floors": floors(DEVICE)}))
+        return
     if given.child:
-        rows = run_submission(ROOT / "submissions" / given.name, suite, counting=given.child == "counted")
-        print(json.dumps(rows))
+        suite = load_suite(given.suite, verify=False)  # the parent has
+        folder = ROOT / "submissions" / given.name
+        print(json.dumps(run_submission(folder, suite, counting=given.child == "counted")))
         return
     file = RESULTS / f"gpu-{given.name}.json"
-    stored: dict[str, Any] = read_json(file) if file.exists() else {"suites": {}}
-    stored |= {
-        "hardware": hardware(DEVICE),
-        "environment": environment(),
-        "git": git_revision(ROOT),
-        "floors": floors(DEVICE),
-    }
-    folders = sorted(path.parent for path in (ROOT / "submissions").glob("*/submission.toml"))
-    wanted = given.submissions.split(",") if given.submissions else [folder.name for folder in folders]
-    rows = stored["suites"].setdefault(suite.name, {})
-    for folder in folders:
-        if folder.name in wanted:
+    # Of the floors and of each row: those that are kept were measured with other code.
+    about = {"git": git_revision(), "environment": environment()}
+    machine = _child("machine", given.name)
+    try:
+        stored = stored_figures(file, machine["hardware"])
+    except ValueError as error:
+        parser.error(str(error))
+    stored["floors"] = {"rows": machine["floors"], **about}
+    with tempfile.TemporaryDirectory() as scratch:
+        name = given.suite
+        if given.generated is not None:
+            name = str(generated_suite(Path(scratch) / "suite", given.generated).folder)
+        rows = stored["suites"].setdefault(load_suite(name).name, {})
+        for folder in folders:
             print(folder.name, file=sys.stderr, flush=True)
-            rows[folder.name] = measured(folder, given.suite, given.generated)
+            rows[folder.name] = measured(folder, name) | about
             write_json(file, stored)
     print(table(rows))
-    print(tabulate(stored["floors"], headers="keys", tablefmt="github", floatfmt=".4g"))
+    print(tabulate(stored["floors"]["rows"], headers="keys", tablefmt="github", floatfmt=".4g"))
 
 
 if __name__ == "__main__":

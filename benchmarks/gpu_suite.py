@@ -15,13 +15,14 @@ from kpi_bench.suites.writer import KgFrames, SuiteFrames, TaskFrames, write_sui
 
 HELD_OUT = 5_000
 PER_USER = 20
+LEAST = 2_000
+"""The fewest entities: with 10 triples each, half of them are held out."""
 
 
 def generated_suite(folder: Path, n_entities: int) -> Suite:
-    """The suite ``generated-N`` of N entities, 10 N triples, N / 5 items and as many users with 20 items each; written to ``folder`` unless
-    it is there."""
-    if not folder.exists():
-        write_suite(folder, _frames(n_entities))
+    """The suite ``generated-N`` of N entities, 10 N triples, N / 5 items and as many users with 20 items each; written to ``folder``.
+    N is :data:`LEAST` at least."""
+    write_suite(folder, _frames(n_entities))
     return open_suite(folder, source=folder.name)
 
 

@@ -24,6 +24,9 @@ from baselines.common.training import gradient_step
 from kpi_bench import Context
 
 
+POLL_S = 0.1
+
+
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """A few steps as one of the processes: peak MB beyond what the imports take, and the seconds of the last step."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -51,7 +54,11 @@ def _peak_mb() -> float:
 
 
 def run(size: int, argv: list[str]) -> list[dict[str, Any]]:
-    """What each of ``size`` processes has measured."""
+    """What each of ``size`` processes has measured.
+
+    Raises:
+        RuntimeError: one has failed, with the end of what it said; the others are ended.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -61,10 +68,26 @@ def run(size: int, argv: list[str]) -> list[dict[str, Any]]:
             [sys.executable, "-m", "benchmarks.shards", "--worker", *argv],
             env=os.environ | meeting | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(size)
     ]
-    return [json.loads(process.communicate()[0]) for process in processes]
+    try:
+        # A rank whose peer is gone may wait for it without end.
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                break
+            time.sleep(POLL_S)
+        for rank, process in enumerate(processes):
+            if process.poll():
+                said = process.communicate()[1].strip()
+                raise RuntimeError(f"rank {rank} of {size} failed: {said[-2000:]}")
+        return [json.loads(process.communicate()[0]) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def main() -> None:
