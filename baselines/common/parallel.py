@@ -11,6 +11,7 @@ module's ``forward``; our losses read tables beside it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,13 +89,12 @@ class Ranks:
         """Those of a run; the first call joins the process group that the harness has prepared (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT)."""
         if ctx.world_size == 1:
             return ALONE
-        device = torch.device(ctx.device)
         if not distributed.is_initialized():
-            # NCCL wants a GPU for each rank; Gloo also serves ranks that share one.
-            own_gpu = device.type == "cuda" and torch.cuda.device_count() >= ctx.world_size
-            distributed.init_process_group(
-                "nccl" if own_gpu else "gloo", rank=ctx.rank, world_size=ctx.world_size, timeout=TIMEOUT
+            store, rank, size = next(
+                distributed.rendezvous("env://", ctx.rank, ctx.world_size, timeout=TIMEOUT)
             )
+            backend = agreed_backend(store, rank, size, own_gpu=has_own_gpu(ctx))
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         return cls(ctx.rank, ctx.world_size, ctx.device)
 
     def part(self, n: int) -> Part:
@@ -196,6 +196,19 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def has_own_gpu(ctx: Context) -> bool:
+    """Whether this rank shares its GPU with no other one of its machine (LOCAL_WORLD_SIZE; without it all ranks are on this one)."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", ctx.world_size))
+    return torch.device(ctx.device).type == "cuda" and torch.cuda.device_count() >= here
+
+
+def agreed_backend(store: distributed.Store, rank: int, size: int, *, own_gpu: bool) -> str:
+    """NCCL, which wants a GPU for each rank, where all have one; else Gloo, which also serves ranks that share one. All ranks call it, since
+    those of another machine may have other GPUs."""
+    store.set(f"own_gpu/{rank}", str(int(own_gpu)))
+    return "nccl" if all(store.get(f"own_gpu/{one}") == b"1" for one in range(size)) else "gloo"
 
 
 class _Gathered(torch.autograd.Function):

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import rank_cases
 import torch
 from rank_cases import METHODS, Log, context, fit_line, pretrain
 from safetensors.torch import load_file
+from torch import distributed
 
-from baselines.common.parallel import ALONE, Part
+from baselines.common.parallel import ALONE, Part, agreed_backend, has_own_gpu
+from kpi_bench import Context
 from kpi_bench.suites.suite import Suite
 
 HERE = Path(__file__).resolve().parent
@@ -67,6 +70,40 @@ def test_a_loss_curve_is_that_of_one_process(tiny_suite: Suite, together: Path, 
         assert torch.equal(states[0][name], states[1][name])
         torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
     assert torch.equal(states[0]["idle"], torch.ones(2))  # no gradient anywhere: not even decayed
+
+
+@pytest.mark.parametrize(
+    ("own", "backend"), [((True, True), "nccl"), ((True, False), "gloo"), ((False, False), "gloo")]
+)
+def test_all_ranks_choose_one_backend(own: tuple[bool, bool], backend: str) -> None:
+    store = distributed.HashStore()
+    with ThreadPoolExecutor(2) as pool:
+        found = [
+            pool.submit(agreed_backend, store, rank, 2, own_gpu=gpu)
+            for rank, gpu in reversed([*enumerate(own)])
+        ]
+        assert [one.result(timeout=10) for one in found] == [backend] * 2
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "here", "own"),
+    [
+        ("cuda:1", 2, "2", True),
+        ("cuda:0", 1, "1", True),
+        ("cuda:0", 2, None, False),
+        ("cuda:0", 1, "2", False),
+        ("cpu", 8, "1", False),
+    ],
+)
+def test_a_rank_has_a_gpu_of_its_own_among_those_of_its_machine(
+    device: str, gpus: int, here: str | None, own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four ranks in all, wherever they are."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if here is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert has_own_gpu(Context(0, device, tmp_path, {}, rank=0, world_size=4)) == own
 
 
 def test_rank_0_alone_scores(together: Path) -> None:
