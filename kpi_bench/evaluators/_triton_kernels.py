@@ -6,6 +6,8 @@ only where triton is installed and there is a GPU; ``TRITON_INTERPRET=1`` runs t
 
 from __future__ import annotations
 
+import subprocess
+
 import torch
 import triton  # type: ignore[import-not-found, unused-ignore]
 import triton.language as tl  # type: ignore[import-not-found, unused-ignore]
@@ -44,15 +46,23 @@ def count(scores: Tensor, starts: Tensor, wanted: Tensor) -> tuple[Tensor, Tenso
     n_rows, n = scores.shape
     if scores.numel():
         grid = (n_rows, triton.cdiv(n, CHUNK))
-        _count_kernel[grid](
-            scores,
-            scores.stride(0),
-            n,
-            starts,
-            wanted,
-            above,
-            same,
-            bad,
-            chunk=min(CHUNK, triton.next_power_of_2(n)),
-        )
+        chunk = min(CHUNK, triton.next_power_of_2(n))
+        # Triton launches on the current GPU, which need not be that of the scores.
+        with torch.cuda.device_of(scores):
+            _count_kernel[grid](scores, scores.stride(0), n, starts, wanted, above, same, bad, chunk=chunk)
     return above, same, bad
+
+
+def try_out(device: torch.device) -> None:
+    """Compile the kernel and count a block of one score.
+
+    Raises:
+        RuntimeError: there is no compiler, the GPU is too old for this Triton, or the count is wrong.
+    """
+    one = torch.zeros(1, 1, device=device)
+    try:
+        found = [int(value) for value in count(one, torch.tensor([0, 1], device=device), one[0])]
+    except (triton.TritonError, OSError, subprocess.SubprocessError) as error:
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    if found != [0, 1, 0]:
+        raise RuntimeError(f"a score was counted as {found}")

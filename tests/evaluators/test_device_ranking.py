@@ -58,6 +58,18 @@ def test_what_is_not_finite_is_counted_once(value: float) -> None:
     assert counted(_device_kernels, torch.from_numpy(scores), positives, filters)[0] == 2
 
 
+def test_a_triton_that_fails_is_replaced_by_torch_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delitem(sys.modules, "kpi_bench.evaluators._triton_kernels", raising=False)
+    monkeypatch.setitem(sys.modules, "triton", None)  # its import raises
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    _device_kernels._one_pass.cache_clear()
+    assert _device_kernels._one_pass(torch.device("cuda:3")) is None
+    assert "ranking on cuda:3 in torch operations: triton is installed, but fails" in caplog.text
+    _device_kernels._one_pass.cache_clear()
+
+
 def check_one_pass(count: Count, device: str) -> None:
     """The kernel against torch operations: sizes around a chunk, rows without a positive, values that are not finite."""
     for seed, (n_rows, n_columns) in enumerate(
@@ -122,6 +134,7 @@ def test_the_triton_kernel_on_a_gpu() -> None:
 
 
 if __name__ == "__main__":
-    from kpi_bench.evaluators._triton_kernels import count
+    from kpi_bench.evaluators._triton_kernels import count, try_out
 
+    try_out(torch.device("cpu"))
     check_one_pass(count, "cpu")
