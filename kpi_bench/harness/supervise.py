@@ -112,6 +112,8 @@ def run_job(
             command,
             cwd=scratch,
             env={
+                # The child's home ends with its run: kernels would be compiled in each.
+                "TRITON_CACHE_DIR": str(Path(job.cache).with_name("triton")),
                 **child_environment(scratch, offline=offline),
                 **thread_shares(job.processes, os.environ),
                 "PYTHONPATH": os.pathsep.join(import_path() if search is None else search),

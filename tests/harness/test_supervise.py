@@ -182,6 +182,18 @@ def test_a_good_run(tiny_suite: Suite, tmp_path: Path) -> None:
     assert (tmp_path / "seed0.parquet").is_file()
 
 
+def test_compiled_kernels_outlive_a_run(
+    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
+    methods = """
+    def adapt(self, task, ctx):
+        import os
+        ctx.note("kernels", os.environ["TRITON_CACHE_DIR"])
+    """
+    assert run(tiny_suite, tmp_path, methods).notes["kernels"] == str(tmp_path / "triton")
+
+
 def test_a_message_that_makes_no_sense_ends_that_run_alone(tiny_suite: Suite, tmp_path: Path) -> None:
     methods = """
     def adapt(self, task, ctx):
