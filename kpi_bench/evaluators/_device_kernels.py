@@ -147,7 +147,8 @@ def _count(scores: Tensor, rows: Tensor, wanted: Tensor, starts: Tensor) -> tupl
 def _starts(scores: Tensor, first: int, ptr: Ints) -> Ints:
     """Where the entries of each of the block's rows begin among those of the block, int64 ``[B + 1]``."""
     bounds = ptr[first : first + len(scores) + 1]
-    return bounds - bounds[0]
+    starts: Ints = bounds - bounds[0]
+    return starts
 
 
 def _entries(scores: Tensor, first: int, ptr: Ints, columns: Ints) -> tuple[Ints, Ints, slice]:
@@ -162,4 +163,4 @@ def _sent(device: torch.device, *parts: Ints) -> tuple[Tensor, ...]:
     packed = torch.from_numpy(np.concatenate(parts))
     if device.type == "cuda":
         packed = packed.pin_memory()
-    return packed.to(device, non_blocking=True).split([len(part) for part in parts])
+    return torch.split(packed.to(device, non_blocking=True), [len(part) for part in parts])

@@ -48,7 +48,7 @@ def count(scores: Tensor, starts: Tensor, wanted: Tensor) -> tuple[Tensor, Tenso
         grid = (n_rows, triton.cdiv(n, CHUNK))
         chunk = min(CHUNK, triton.next_power_of_2(n))
         # Triton launches on the current GPU, which need not be that of the scores.
-        with torch.cuda.device_of(scores):
+        with torch.cuda.device_of(scores):  # type: ignore[no-untyped-call, unused-ignore]
             _count_kernel[grid](scores, scores.stride(0), n, starts, wanted, above, same, bad, chunk=chunk)
     return above, same, bad
 
