@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from baselines.common.device import counts
 from baselines.common.parallel import OwnRows, Ranks
 from kpi_bench.errors import SubmissionError
 
@@ -74,12 +75,13 @@ class Shard:
 
     def lookup(self, held: Tensor, ids: Tensor) -> Tensor:
         """Rows ``ids`` int64 ``[...]`` of the table whose rows this rank holds are ``held [hi - lo, d]``: ``[..., d]``. All ranks call it
-        at once, each with its own ids; gradients go back to the owners. How many rows travel depends on ids, so a GPU is waited for."""
+        at once, each with its own ids; gradients go back to the owners. Which rows travel depends on ids, so a GPU is waited for: by ``unique``,
+        and when the numbers of rows that are sent and received are read."""
         if self.ranks.size == 1:
             return functional.embedding(ids, held)
         wanted, places = torch.unique(ids, return_inverse=True)  # sorted, so those of an owner are adjacent
-        others = torch.tensor([self._start(rank) for rank in range(1, self.ranks.size)], device=ids.device)
-        asked = torch.bucketize(wanted, others, right=True).bincount(minlength=self.ranks.size)
+        owners = ((wanted + 1) * self.ranks.size - 1) // self.n  # the inverse of _start
+        asked = counts(owners, self.ranks.size)
         told = torch.empty_like(asked)
         distributed.all_to_all_single(told, asked)
         take, give = torch.stack([asked, told]).tolist()

@@ -55,6 +55,7 @@ METASD = {
 CASES: dict[str, tuple[type[TaskSubmission], dict[str, Any]]] = {
     **{name: (cls, given | {"kge_epochs": 1}) for name, (cls, given) in METHODS.items() if name.startswith("kge")},
     "kge all entities": (METHODS["kge softmax"][0], KGE | {"kge_loss": "softmax", "kge_epochs": 1, "kge_model": "complex"}),
+    "kge shards": (METHODS["kge softmax"][0], KGE | {"kge_shard_entities": True, "kge_epochs": 1}),
     "pkgm": (METHODS["pkgm"][0], METHODS["pkgm"][1] | {"pkgm_epochs": 1}),
     "kgglm range": (KGGLM, KGGLM_ | {"kgglm_pretrain_epochs": 1, "kgglm_epochs": 1, "kgglm_batch_size": 120, "kgglm_pretrain_walks": 4, "kgglm_paths": 20, "kgglm_beams": 4}),
     "kgglm full": (KGGLM, KGGLM_ | {"kgglm_pretrain_epochs": 1, "kgglm_epochs": 1, "kgglm_batch_size": 120, "kgglm_pretrain_walks": 4, "kgglm_paths": 20, "kgglm_beams": 4, "kgglm_softmax": "full"}),
@@ -81,6 +82,7 @@ KNOWN: dict[str, set[str]] = {
         "baselines/common/kge/facts.py:GroupedFacts.batches: aten.repeat_interleave",
         "baselines/common/kge/train.py:_softmax: aten.unique_consecutive",
     },
+    "kge shards": {"baselines/common/kge/sharded_table.py:HostVectors.forward: copy to the host"},
     "pkgm": {"baselines/pkgm/model.py:grouped_product: tolist"},
     "simgcl": {"baselines/common/recommenders/simgcl.py:SimGCL._contrast: aten._unique2"},
     "dccf": {"baselines/common/recommenders/dccf.py:DCCF.loss: aten._unique2"},

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
+from baselines.common.device import sent
 from baselines.common.kge import create_model
 from baselines.common.kge.checkpoint import reading
 from baselines.common.kge.models import Candidates, Query
@@ -105,7 +106,7 @@ class AdaptedTable:
 
 class HostVectors(Plug):
     """As :class:`~baselines.common.plugs.FrozenVectors` of a whole table that stays on the host, float32 ``[n, dim]``: rows go to the
-    device as they are asked for, and are centred and scaled there."""
+    device as they are asked for, and are centred and scaled there. Ids that lie on a GPU come to the host first, which waits for them."""
 
     vectors: Tensor
     mean: Tensor
@@ -125,7 +126,7 @@ class HostVectors(Plug):
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         chosen = self.vectors if rows is None else self.vectors[rows.cpu()]
-        return (chosen.to(self.mean.device) - self.mean) / self.scale
+        return (sent(chosen, self.mean.device) - self.mean) / self.scale
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HostVectors:
         """What moves a module moves all of it but the table."""
