@@ -129,11 +129,6 @@ class KgeModel(nn.Module):
         """Scores of (heads, relations) against ``tails``: None (all entities), int64 ``[n]`` (shared) or ``[b, k]`` (own)."""
         return self.scores(self.query(heads, relations), self.candidates(tails))
 
-    def factors(self, heads: Tensor, relations: Tensor, tails: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What regularisers weigh: the rows of head, relation and tail, ``[b, width]`` each."""
-        head_rows, tail_rows = self.rows_of(heads, tails)
-        return head_rows, self.rows(self.relations, relations), tail_rows
-
     def moduli(self, rows: Tensor) -> Tensor:
         """Absolute value of each coordinate, ``[b, coordinates]``: what N3 and DURA weigh."""
         return rows.abs()

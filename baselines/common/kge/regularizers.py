@@ -23,18 +23,19 @@ def dura(head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
     return (0.5 * (hh + tt) + 1.5 * (hh + tt) * rr).sum() / len(head)
 
 
-def penalty(name: str, model: KgeModel, facts: Tensor) -> Tensor:
-    """The named regulariser of a batch of facts int64 ``[b, 3]``; "l2" is the squared norm of query and tail vectors.
+def penalty(name: str, model: KgeModel, facts: Tensor, ends: tuple[Tensor, ...] | None = None) -> Tensor:
+    """The named regulariser of a batch of facts int64 ``[b, 3]``; "l2" is the squared norm of query and tail vectors. ``ends`` are the rows
+    of heads and tails, ``[b, dim]`` each, where they have been looked up.
 
     Raises:
         SubmissionError: an unknown name.
     """
     heads, relations, tails = facts.unbind(1)
+    head_rows, tail_rows = model.rows_of(heads, tails) if ends is None else ends
     if name == "l2":
-        head_rows, tail_rows = model.rows_of(heads, tails)
-        query = model.query(heads, relations, head_rows).vectors
+        query, _ = model.translate(head_rows, relations)
         return (query.square().sum(1) + tail_rows.square().sum(1)).mean()
-    return factor_penalty(name, model, *model.factors(heads, relations, tails))
+    return factor_penalty(name, model, head_rows, model.rows(model.relations, relations), tail_rows)
 
 
 def factor_penalty(name: str, model: KgeModel, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:

@@ -186,12 +186,13 @@ def loss_of(
             value = sharded_softmax(model, shard, batch, part, grouped=config.grouped)
         else:
             value = main(model, facts, part, config, sampler)
+        ends = None
         if config.relation_weight and isinstance(model, Bilinear):
             heads, relations, tails = facts.unbind(1)
             ends = model.rows_of(heads, tails)
             value = value + config.relation_weight * relation_loss(model, *ends, model.relations, relations)
         if config.reg:
-            value = value + config.reg * penalty(config.regularizer, model, facts)
+            value = value + config.reg * penalty(config.regularizer, model, facts, ends)
         return part.weigh(value)
 
     return loss
