@@ -23,7 +23,6 @@ from baselines.common.shards import Shard
 from baselines.common.training import gradient_step
 from kpi_bench import Context
 
-
 POLL_S = 0.1
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from benchmarks import gpu
 from benchmarks.gpu_suite import LEAST, generated_suite
-
 from kpi_bench._io import write_json
 from kpi_bench.suites.load import load_suite
 
