@@ -18,10 +18,6 @@ from kpi_bench._csr import Csr
 from kpi_bench.evaluators.ranking import tie_order
 
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = "KPI_BENCH_PEERS"
-"""The variable that names folders of packages (site-packages of another environment) where peers are looked for that this one lacks."""
-# Behind our own packages: numpy and torch stay ours for everybody. Here, since each process that runs a contender imports this module.
-sys.path.extend(path for path in os.environ.get(PEERS, "").split(os.pathsep) if path and path not in sys.path)
 
 KS = (5, 10, 20, 50, 100)
 

@@ -28,9 +28,14 @@ _DEVICE_CELLS = 1 << 24
 
 
 def each_factor_block(
-    row_vectors: Scores, column_vectors: Scores, row_ids: Ints | None, device: str, consume: Consume
+    row_vectors: Scores,
+    column_vectors: Scores,
+    row_ids: Ints | None,
+    device: str,
+    consume: Consume,
+    columns: Ints | None = None,
 ) -> None:
-    """Call ``consume`` with blocks of ``row_vectors[row_ids] @ column_vectors.T``, in any order.
+    """Call ``consume`` with blocks of ``row_vectors[row_ids] @ column_vectors[columns].T``, in any order.
 
     On the CPU blocks are spread over as many threads as BLAS has, each with one BLAS thread: while Python or a kernel runs,
     the idle workers of a many-threaded BLAS spin, which on two cores costs as much CPU time as the kernels. numpy's BLAS
@@ -42,6 +47,12 @@ def each_factor_block(
         part = slice(first, first + size)
         return row_vectors[part] if row_ids is None else row_vectors[row_ids[part]]
 
+    # For a few rows it is less work to move their scores than the table.
+    moved = None
+    if columns is not None and on_host(device) and n_rows < column_vectors.shape[1]:
+        moved = columns
+    elif columns is not None:
+        column_vectors = column_vectors[columns]
     if not on_host(device):
         import torch
 
@@ -61,13 +72,19 @@ def each_factor_block(
         buffer = buffers.get()
         try:
             left = rows(first, size)
-            consume(first, np.matmul(left, column_vectors.T, out=buffer[: len(left)]))
+            block = np.matmul(left, column_vectors.T, out=buffer[: len(left)])
+            consume(first, block if moved is None else np.take(block, moved, axis=1))
         finally:
             buffers.put(buffer)
 
-    with blas.limit(limits=1), ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(score, range(0, n_rows, size)):
-            pass  # draws each result, so that the first bad block raises
+    starts = range(0, n_rows, size)
+    with blas.limit(limits=1):
+        if len(starts) == 1:  # no threads to start
+            score(0)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(score, starts):
+                pass  # draws each result, so that the first bad block raises
 
 
 def each_given_block(blocks: Iterable[Scores], rows: Csr, consume: Consume) -> None:

@@ -132,7 +132,7 @@ def rank_positives_from_factors(
         positives, exclude = positives.select(user_ids), exclude.select(user_ids)
     permutation = np.argsort(order)
     ranks, consume = _ranker(positives, exclude, order, permutation, _kernels(backend, device))
-    each_factor_block(user_factors, item_factors[permutation], user_ids, device, consume)
+    each_factor_block(user_factors, item_factors, user_ids, device, consume, permutation)
     return ranks
 
 
@@ -172,7 +172,7 @@ def top_k_from_factors(
         exclude = exclude.select(user_ids)
     permutation = np.argsort(order)
     top, consume = _selector(exclude, k, order, permutation, _kernels(backend, device))
-    each_factor_block(user_factors, item_factors[permutation], user_ids, device, consume)
+    each_factor_block(user_factors, item_factors, user_ids, device, consume, permutation)
     return top
 
 
