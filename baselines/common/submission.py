@@ -28,6 +28,11 @@ from kpi_bench import (
 )
 from kpi_bench.errors import SubmissionError
 
+SHARED_KEYS = frozenset(
+    {"backbone"} | config_keys(RecommenderConfig, "rec_") | config_keys(TextConfig, "text_")
+)
+"""Parameters of the shared parts, none of which pre-trains."""
+
 
 class Adapted(Protocol):
     """One adapted task: what answers its queries, is counted and is shipped."""
@@ -47,17 +52,16 @@ class TaskSubmission(Submission):
     backbone overrides :meth:`recommend`.
 
     Link prediction needs :meth:`adapt_link_prediction`. ``own_keys`` names the parameters that the subclass reads itself; those of the
-    shared parts are for adapting alone.
+    shared parts are for adapting alone, and a subclass adds its own (``TaskSubmission.adapt_only | {...}``).
     """
 
     own_keys: ClassVar[frozenset[str]] = frozenset()
-    adapt_only: ClassVar[frozenset[str]] = frozenset(
-        {"backbone"} | config_keys(RecommenderConfig, "rec_") | config_keys(TextConfig, "text_")
-    )
+    adapt_only: ClassVar[frozenset[str]] = SHARED_KEYS
 
     def __init__(self, params: Mapping[str, Any]) -> None:
         super().__init__(params)
-        refuse_unknown(self.params, self.adapt_only | self.own_keys, type(self).__name__)
+        known = SHARED_KEYS | self.own_keys | frozenset(self.adapt_only)
+        refuse_unknown(self.params, known, type(self).__name__)
         self.backbone: str = self.params.get("backbone", "lightgcn")
         if self.backbone not in BACKBONES:
             raise SubmissionError(f"unknown backbone {self.backbone!r}; use one of {', '.join(BACKBONES)}")

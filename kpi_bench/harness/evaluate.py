@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from kpi_bench.harness.ledger import Ledger
 from kpi_bench.harness.lock import only_user_of
 from kpi_bench.harness.orders import Orders
 from kpi_bench.harness.plan import Run, plan_runs, select_tasks
-from kpi_bench.harness.records import RowPlace, RunRecord
+from kpi_bench.harness.records import Register, RowPlace, RunRecord
 from kpi_bench.harness.results import Result, SearchInfo
 from kpi_bench.harness.source import source_sha256
 from kpi_bench.harness.supervise import Limits, default_memory_limit
@@ -31,13 +32,16 @@ from kpi_bench.suites.suite import Suite
 
 DEFAULT_SECONDS = 4 * 3600.0
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Options:
     """How to evaluate. ``results`` is the results folder to write to; ``limits`` bound each run of the child. With ``rounds``, adapt and
     predict of each task are timed so many times more with the first seed (:mod:`kpi_bench.harness.rounds`). ``tuned`` is the search that found ``params``.
-    ``inspection``: what the submission's class says of itself, where that is known; otherwise a child is asked. ``lenders``: other rows
-    that may have made the same pre-training, beside the submission's other configs.
+    ``inspection``: what the submission's class says of itself, where that is known; otherwise a child is asked. ``register``: the row's,
+    and ``lenders``: those of other rows that may have made the same pre-training, beside the submission's other configs; where code of
+    the submission has run in this process's session they were read before that.
     ``processes`` pre-train together (:mod:`kpi_bench.harness.ranks`)."""
 
     out: Path
@@ -54,7 +58,8 @@ class Options:
     rounds: int | None = None
     tuned: SearchInfo | None = None
     inspection: Inspection | None = None
-    lenders: tuple[RowPlace, ...] = ()
+    register: Register | None = None
+    lenders: tuple[Register, ...] = ()
     processes: int = 1
 
 
@@ -171,12 +176,18 @@ class _Evaluation:
     def run(self, executor: Executor, patience: float | None) -> Generator[None, None, Report]:
         start = time.perf_counter()
         options = self.options
-        self.inspection = self._inspect()
         self.ledger = self._open_ledger()
         self.orders = Orders(self.ledger, options.out, options.limits, offline=options.offline)
         self.plan = plan_runs(self.tasks, options.seeds, self.inspection.pretrains, options.rounds)
         if self.listener:
             self.listener.planned(len(self.plan))
+        if options.resume and (lost := self.ledger.off_record(self.plan)):
+            logger.warning(
+                "%s on %s: %d finished runs are not on record and are made again (docs/timing.md)",
+                self.name,
+                self.suite.name,
+                lost,
+            )
         with executor.session(self.orders.premises(), self._tell) as session:
             yield from self._make_runs(session, patience)
         return Report(
@@ -193,16 +204,20 @@ class _Evaluation:
         options, config = self.options, self.origin.config
         place = RowPlace(options.out.resolve(), self.suite.name, self.name)
         rows = {config.row_name(name) for name in (None, *config.configs)} - {self.name}
+        # All are read before code of the submission runs for the first time, which is when it is inspected.
+        register = options.register or place.register()
+        lenders = [dataclasses.replace(place, row=row).register() for row in sorted(rows)]
+        self.inspection = self._inspect()
         return Ledger(
             self.origin,
             place.folders,
-            place.register(),
+            register,
             options.device,
             options.resume,
             options.reuse_pretrained,
             options.processes,
             self.inspection.adapt_only,
-            (*(dataclasses.replace(place, row=row) for row in sorted(rows)), *options.lenders),
+            (*lenders, *options.lenders),
         )
 
     def _inspect(self) -> Inspection:
@@ -262,7 +277,6 @@ class _Evaluation:
             self.orders.copy_suite()
             if not executed.begun and order.suite_files != self.orders.suite_files:
                 return True
-        self.ledger.keep(order.run, record)
         self.submission_s += sum(lap.wall_s for lap in (*record.laps.values(), *record.rounds))
         self._settle(order.run, record)
         return False
@@ -272,10 +286,12 @@ class _Evaluation:
         if run.task is not None and run.action is Action.ADAPT and record.done:
             if run.task not in self.tallies:
                 self.tallies[run.task] = Tally(self.ledger, run.task)
-            fault = self.tallies[run.task].score(record)
-            if fault is not None:
-                record, skipped = dataclasses.replace(record, error=fault), False
-                self.ledger.keep(run, record)
+            record = self.tallies[run.task].score(run, record)
+            skipped = skipped and record.done
+        elif run.task is None and not skipped:
+            record = dataclasses.replace(record, outputs=self.ledger.outputs(run))
+        if not skipped:
+            self.ledger.keep(run, record)
         self.records[run] = record
         self._finish(run, Outcome(run.task, run.seed, record.wall_s, record.error, skipped=skipped))
 

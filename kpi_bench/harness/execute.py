@@ -25,7 +25,8 @@ class Order:
     """One run as it is handed to whoever executes it. Paths are absolute: any process that sees the same files can.
 
     ``session`` identifies the evaluation, ``folder`` takes record and log. ``suite_files`` are the states (:func:`file_states`)
-    of the suite's copy when it was made, ``search`` the folders that the child imports from. A timing run is held against its ``original``.
+    of the suite's copy when it was made, ``state_files`` those of the pre-trained state before any run started from it, ``search`` the
+    folders that the child imports from. A timing run is held against its ``original``.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class Order:
     limits: Limits
     offline: bool
     suite_files: Mapping[str, tuple[int, ...]]
+    state_files: Mapping[str, tuple[int, ...]]
     search: tuple[str, ...]
     original: Original | None = None
 
@@ -70,10 +72,11 @@ def execute(
     """
     job = order.job
     output, suite = Path(job.output), Path(job.suite)
-    if _changed(suite, order):
-        return Executed(
-            _record(order, site, JobRecord(error=f"not run: {suite} was changed before"), shared), True, False
-        )
+    if _changed(suite, order.suite_files):
+        return Executed(_record(order, site, _not_run(suite), shared), True, False)
+    state = Path(job.pretrained) if job.pretrained is not None else None
+    if state is not None and _changed(state, order.state_files):
+        return Executed(_record(order, site, _not_run(state), shared))
     _clear(order.folder, output)
     shutil.rmtree(job.scratch, ignore_errors=True)
     for place in (job.scratch, job.cache, job.export, output if job.task is None else output.parent):
@@ -88,22 +91,25 @@ def execute(
             offline=order.offline,
             on_message=on_message,
             search=order.search,
-            check=rounds.fault if rounds is not None else None,
+            check=rounds.check if rounds is not None else None,
         )
     finally:
         shutil.rmtree(job.scratch, ignore_errors=True)
         if job.rounds:
             # A round that was cut short leaves a part of its answers.
             shutil.rmtree(output.parent, ignore_errors=True)
+    if rounds is not None:
+        child.error = child.error or rounds.missing(child, job.rounds)
     calibrations = (*before, calibrate()) if before and child.error is None else ()
     if source_sha256(order.config) != order.key.source_sha256:
         child.error = child.error or "its code was changed while it ran; run it again"
-    changed = _changed(suite, order)
+    changed, who = _changed(suite, order.suite_files), "it, or a run beside it," if shared else "it"
     if changed:
-        who = "it, or a run beside it," if shared else "it"
         child.error = (
             child.error or f"{who} changed its copy of the suite ({suite}); scratch is the place to write"
         )
+    if state is not None and _changed(state, order.state_files):
+        child.error = child.error or f"{who} changed the pre-trained state ({state}), from which others start"
     record = _record(order, site, child, shared)
     inexact = rounds is not None and not rounds.exact
     return Executed(dataclasses.replace(record, calibrations=calibrations, inexact=inexact), changed)
@@ -114,14 +120,26 @@ class _Rounds:
 
     def __init__(self, original: Original, answers: Path) -> None:
         self.exact = True
+        self._checked = 0
         self._original, self._answers = original, answers
 
-    def fault(self) -> str | None:
+    def check(self) -> str | None:
         """What keeps the latest round from counting."""
-        fault = self._original.fault(self._answers)
-        self.exact = self.exact and self._original.equals(self._answers)
+        fault, exact = self._original.compare(self._answers)
+        self.exact = self.exact and exact
+        self._checked += 1
         shutil.rmtree(self._answers.parent, ignore_errors=True)
         return fault
+
+    def missing(self, child: JobRecord, rounds: int) -> str | None:
+        """What a child that ended well has left out of ``rounds`` and the warm-up."""
+        wanted = [(phase, number) for number in range(rounds + 1) for phase in ("adapt", "predict")]
+        if self._checked == rounds + 1 and [(lap.phase, lap.round) for lap in child.rounds] == wanted:
+            return None
+        return (
+            f"wanted are adapt, predict and answers of {rounds} rounds and the warm-up; the process ended after "
+            f"{len(child.rounds)} phases and the answers of {self._checked}"
+        )
 
 
 def failed(order: Order, error: str) -> Executed:
@@ -150,9 +168,13 @@ def _record(order: Order, site: RunSite, child: JobRecord, shared: bool) -> RunR
     )
 
 
-def _changed(suite: Path, order: Order) -> bool:
+def _not_run(place: Path) -> JobRecord:
+    return JobRecord(error=f"not run: {place} was changed before")
+
+
+def _changed(folder: Path, states: Mapping[str, tuple[int, ...]]) -> bool:
     try:
-        return file_states(suite) != order.suite_files
+        return file_states(folder) != states
     except FileNotFoundError:
         # It is being made anew at this moment, as another run has changed it.
         return True

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kpi_bench._io import sha256_file
 from kpi_bench.errors import SubmissionError
 from kpi_bench.harness.assemble import Provenance
-from kpi_bench.harness.explanations import paths_file
 from kpi_bench.harness.plan import Run
-from kpi_bench.harness.records import Register, RowPlace, RunFolders, RunKey, RunRecord, read_record
+from kpi_bench.harness.records import Register, RunFolders, RunKey, RunRecord, read_record
 from kpi_bench.harness.scoring import kept_files
 from kpi_bench.harness.worker import Action
 
@@ -22,7 +23,8 @@ class Ledger:
     """Looks up runs. ``register`` knows which records to believe. ``resume``: keep what is done; ``reuse_pretrained``: take pre-training
     from this folder. ``processes`` make one.
 
-    Pre-training does not get the parameters ``adapt_only``; ``lenders`` are other rows that may have made the same.
+    Pre-training does not get the parameters ``adapt_only``; ``lenders`` are the registers of other rows
+    that may have made the same.
     """
 
     origin: Provenance
@@ -33,7 +35,7 @@ class Ledger:
     reuse_pretrained: Path | None
     processes: int = 1
     adapt_only: frozenset[str] = frozenset()
-    lenders: tuple[RowPlace, ...] = ()
+    lenders: tuple[Register, ...] = ()
 
     def folder(self, run: Run) -> Path:
         """Record and log of a run."""
@@ -91,17 +93,15 @@ class Ledger:
         Raises:
             SubmissionError: pre-training is to be taken from elsewhere, and is not there or not of this suite.
         """
-        reuses = run.task is None and self.reuse_pretrained is not None
         if run.task is None and self.reuse_pretrained is not None:
-            self._take_over(self.reuse_pretrained, run, key)
-        elif run.task is None and self.resume:
-            self._borrow(run, key)
-        record = self.register.read(self.folder(run))
-        if record is None or not record.done or record.key != key or not self._still_there(run, record):
+            return self._take_over(self.reuse_pretrained, run, key)
+        if not self.resume:
             return None
+        record = self.register.read(self.folder(run))
         # Pre-training taken from elsewhere is this submission's own only while the user says so.
-        valid = record.reused if reuses else self.resume and not record.reused
-        return record if valid else None
+        if record is not None and _stands(record, key) and record.outputs == self.outputs(run):
+            return record
+        return self._borrow(run, key) if run.task is None else None
 
     def lend_no_longer(self, run: Run) -> None:
         """The run is handed over: nobody may take the pre-training that lies where it will be made."""
@@ -112,7 +112,25 @@ class Ledger:
         """Write the record of a run."""
         self.register.write(self.folder(run), record)
 
-    def _take_over(self, source: Path, run: Run, key: RunKey) -> None:
+    def outputs(self, run: Run) -> dict[str, str]:
+        """Hashes of what lies where the run hands back its files, as its record has them; the rounds of a timing run leave none."""
+        if run.task is None:
+            return _hashes_below(self.output(run))
+        files = self.prediction_files(run.task, run.seed) if run.rounds is None else []
+        return {path.name: sha256_file(path) for path in files if path.is_file()}
+
+    def off_record(self, runs: Iterable[Run]) -> int:
+        """How many of the runs have a record that would count were it on the register."""
+        found = 0
+        for run in runs:
+            folder = self.folder(run)
+            record = read_record(folder) if self.register.read(folder) is None else None
+            if record is not None:
+                key = dataclasses.replace(record.key, pretraining=None, original=None)
+                found += _stands(dataclasses.replace(record, key=key), self.key(run, None))
+        return found
+
+    def _take_over(self, source: Path, run: Run, key: RunKey) -> RunRecord:
         """Copy pre-training that another evaluation left of the same suite and seed; ``load_pretrained`` finds out if it fits."""
         seed, origin, target = run.seed, source / f"seed{run.seed}", self.folder(run)
         record = read_record(origin)
@@ -127,36 +145,34 @@ class Ledger:
         if origin.resolve() != target.resolve():
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(origin, target)
-        self.register.write(target, dataclasses.replace(record, key=key, reused=True))
+        if self.outputs(run) != record.outputs:
+            raise SubmissionError(
+                f"--reuse-pretrained {source}: the state of seed {seed} is not the one that was saved; pre-train it again"
+            )
+        record = dataclasses.replace(record, key=key, reused=True)
+        self.keep(run, record)
+        return record
 
-    def _borrow(self, run: Run, key: RunKey) -> None:
-        """Copy the same pre-training from another row, where this one has not made it."""
-        own = self.register.read(self.folder(run))
-        if own is not None and own.key == key:
-            return
-        for place in self.lenders:
-            source = place.folders.pretrained(run.seed)
-            record = place.register().read(source)
-            if (
-                record is None
-                or not record.done
-                or record.reused
-                or record.key != key
-                or not place.folders.state(run.seed).is_dir()
-            ):
+    def _borrow(self, run: Run, key: RunKey) -> RunRecord | None:
+        """Copy the same pre-training from another row, where this one has none of its own."""
+        for lender in self.lenders:
+            source = lender.folders.pretrained(run.seed)
+            record = lender.read(source)
+            if record is None or not _stands(record, key):
                 continue
             shutil.rmtree(self.folder(run), ignore_errors=True)
             shutil.copytree(source, self.folder(run))
-            self.keep(run, record)
-            return
+            if self.outputs(run) == record.outputs:
+                self.keep(run, record)
+                return record
+        return None
 
-    def _still_there(self, run: Run, record: RunRecord) -> bool:
-        output = self.output(run)
-        if run.task is None:
-            return output.is_dir()
-        if run.rounds is not None:
-            return True
-        # Explanations that the run did not write are none of its own.
-        return paths_file(output).is_file() == record.explained and all(
-            path.is_file() for path in self.prediction_files(run.task, run.seed)
-        )
+
+def _stands(record: RunRecord, key: RunKey) -> bool:
+    """Whether the run has been done here, and was the one with this key."""
+    return record.done and not record.reused and record.key == key
+
+
+def _hashes_below(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

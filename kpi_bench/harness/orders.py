@@ -31,6 +31,7 @@ class Orders:
         self._kinds = answered_kinds(self._origin.config, self._origin.suite)
         self._session = uuid.uuid4().hex[:12]
         self._search = import_path()
+        self._states: dict[int, dict[str, tuple[int, ...]]] = {}
         self.copy_suite()
 
     def copy_suite(self) -> None:
@@ -53,6 +54,9 @@ class Orders:
         """The order of a run; ``pretraining`` is the record of the one that it starts from, ``original`` the run that a timing run repeats."""
         folder, limits = self._ledger.folder(run), self._limits
         state = self._ledger.folders.state(run.seed) if pretraining is not None else None
+        if state is not None and run.seed not in self._states:
+            # As its hashes were just taken; what a run does to it later is seen.
+            self._states[run.seed] = file_states(state)
         job = self._job(run.action, run.task, run.seed, folder, self._ledger.output(run), state)
         job = dataclasses.replace(job, processes=self._ledger.processes_of(run))
         if run.rounds is not None:
@@ -69,6 +73,7 @@ class Orders:
             limits=limits,
             offline=self._offline,
             suite_files=self.suite_files,
+            state_files=self._states[run.seed] if state is not None else {},
             search=self._search,
             original=original,
         )

@@ -185,7 +185,7 @@ class Submission:
         )
 
     def load_pretrained(self, folder: Path) -> None:
-        """Read what :meth:`save_pretrained` wrote."""
+        """Read what :meth:`save_pretrained` wrote; a run that changes anything there fails."""
         raise SubmissionError(
             f"{type(self).__name__} overrides pretrain, so it must also override save_pretrained and load_pretrained"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class RunRecord:
     """One finished or failed run. ``session`` identifies the evaluation that made it, ``reused`` marks pre-training taken from elsewhere,
     ``explained`` a run that wrote explanations beside its predictions, ``shared`` one that other runs may have been made beside. A timing run
     has ``rounds`` in place of ``laps``, and the speeds of the machine before and after them (``calibrate``); it is ``inexact`` when a
-    round has not answered the same as the run, but as well."""
+    round has not answered the same as the run, but as well. ``outputs``: the SHA-256 of each file that the run handed back, by its path
+    in the state's folder or its name among the task's predictions."""
 
     key: RunKey
     session: str
@@ -73,6 +74,7 @@ class RunRecord:
     calibrations: tuple[Mapping[str, float], ...] = ()
     inexact: bool = False
     processes: int = 1
+    outputs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -120,6 +122,7 @@ class Register:
     def __init__(self, path: Path, root: Path) -> None:
         """``path`` is the register's file, ``root`` the folder of the row."""
         self._path, self._root = path, root
+        self.folders = RunFolders(root)
         try:
             found = read_json(path)
         except (FileNotFoundError, ValueError):
@@ -128,7 +131,7 @@ class Register:
 
     def write(self, folder: Path, record: RunRecord) -> None:
         """Keep a record."""
-        write_record(folder, record)
+        write_json(folder / RECORD, encode(record))
         self._hashes[self._name(folder)] = sha256_file(folder / RECORD)
         write_json(self._path, self._hashes)
 
@@ -162,12 +165,7 @@ class RowPlace:
 
     def register(self) -> Register:
         """The register of their records, as it is now."""
-        return Register(self.out / ".records" / self.suite / f"{self.row}.json", self.folders.root)
-
-
-def write_record(folder: Path, record: RunRecord) -> None:
-    """Keep a record."""
-    write_json(folder / RECORD, encode(record))
+        return Register(self.out / "records" / self.suite / f"{self.row}.json", self.folders.root)
 
 
 def read_record(folder: Path) -> RunRecord | None:

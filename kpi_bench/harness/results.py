@@ -22,7 +22,7 @@ FLAGS = {
     "reused_pretrained": "pre-training was taken over from an earlier run, not run again",
     "shared_machine": "its runs shared a machine with others: wall times were taken beside them",
     "parallel_pretraining": "several processes pre-trained together: the wall time of pre-training is that of all of them at once",
-    "inexact_rounds": "a timed round answered otherwise than the run did, but as well: the main metric lies in the run's 95 % interval over queries",
+    "inexact_rounds": "a timed round on a GPU answered otherwise than the run did; its main metric lies in the run's 95 % interval over queries, which is a weak check",
     "unsteady": "the machine's speed changed by more than 20 % while adapt and predict were timed again",
 }
 """What a result or a row may be flagged as, and what it means."""

@@ -215,6 +215,11 @@ class _Watch:
             except (RunError, KeyError, TypeError, ValueError) as error:
                 record.error = f"{self._where()} sent the harness a message that it cannot read: {error!r}"
             else:
+                # Faults of these are no message that cannot be read.
+                if message is not None:
+                    self._look_at_answers(message)
+                    if self._on_message is not None:
+                        self._on_message(message)
                 if ended and message is None:
                     # A process that it forked holds the line open.
                     record.error = self._died()
@@ -253,7 +258,7 @@ class _Watch:
             self._end_phase(message.get("peak_device"))
             self._channel.send({})
         elif kind == "answered":
-            self._look_at_answers(int(message["round"]))
+            int(message["round"])
         elif kind == "curve":
             seconds = time.perf_counter() - self._begun.wall
             step, value, metric = int(message["step"]), float(message["value"]), str(message["metric"])
@@ -274,8 +279,6 @@ class _Watch:
             self._finished = True
         elif kind != "progress":
             raise RunError(f"the child sent an unknown message: {message}")
-        if self._on_message is not None:
-            self._on_message(message)
 
     def _begin(self, message: Message) -> None:
         self._held = None
@@ -299,14 +302,16 @@ class _Watch:
             self._record.peak_device = max(peak_device, self._record.peak_device or 0)
         self._phase = None
 
-    def _look_at_answers(self, number: int) -> None:
+    def _look_at_answers(self, message: Message) -> None:
+        if message["kind"] != "answered":
+            return
         begun = time.perf_counter()
         fault = self._check() if self._check is not None else None
         self._checking_s += time.perf_counter() - begun
         if fault is None:
             self._channel.send({})
         else:
-            self._record.error = f"timing round {number} does not count: {fault}"
+            self._record.error = f"timing round {message['round']} does not count: {fault}"
 
     def _where(self) -> str:
         if self._phase is not None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -94,7 +94,7 @@ class Worker:
         if self.job.action is Action.INSPECT:
             cls = load_class(read_config(Path(self.job.submission)))
             pretrains = cls.pretrains(frozenset(self.job.kinds))
-            adapt_only = json.dumps(sorted(cls.adapt_only))
+            adapt_only = json.dumps(sorted(_names(cls)))
             for key, value in (
                 (PRETRAINS, pretrains),
                 (DATA_PARALLEL, bool(cls.data_parallel)),
@@ -237,6 +237,15 @@ class Worker:
                 "kept": kept,
             }
         )
+
+
+def _names(cls: type[Submission]) -> Collection[str]:
+    names: Any = cls.adapt_only
+    if not isinstance(names, set | frozenset | tuple | list) or not all(isinstance(n, str) for n in names):
+        raise SubmissionError(
+            f"{cls.__name__}.adapt_only is {names!r}; wanted is a set of names of parameters, such as frozenset({{'dropout'}})"
+        )
+    return names
 
 
 def seed_everything(seed: int, device: str) -> None:

@@ -282,8 +282,8 @@ def _rounds(result: Result) -> _Part:
     """Timed rounds: complete, and what is stated of them follows from them."""
     rounds = result.timing.rounds
     if rounds is None:
-        if "unsteady" in result.flags:
-            yield "error", "flags", "unsteady does not go with a result without timing rounds"
+        for flag in {"unsteady", "inexact_rounds"} & set(result.flags):
+            yield "error", "flags", f"{flag} does not go with a result without timing rounds"
         return
     if rounds.seed not in result.seeds:
         yield "error", "timing.rounds.seed", f"{rounds.seed} is none of {list(result.seeds)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean, median
@@ -114,18 +116,17 @@ def cost_ranks(
             for name in costs
             if groups[name] and (value := getattr(costs[name], column)) is not None
         }
+        league = {
+            name: None if column in HARDWARE_FREE else (groups[name], column in BY_ROUNDS and name in timed)
+            for name in values
+        }
+        peers = defaultdict(list)
+        for value, name in sorted((value, name) for name, value in values.items()):
+            peers[league[name]].append(value)
         for name, value in values.items():
-            peers = [
-                other
-                for key, other in values.items()
-                if column in HARDWARE_FREE
-                or (
-                    groups[key] == groups[name]
-                    and (column not in BY_ROUNDS or (key in timed) == (name in timed))
-                )
-            ]
-            better = sum(other < value for other in peers)
-            ranks[name][column] = SharedRank(1 + better, peers.count(value) > 1)
+            ordered = peers[league[name]]
+            better = bisect_left(ordered, value)
+            ranks[name][column] = SharedRank(1 + better, bisect_right(ordered, value) > better + 1)
     return ranks
 
 

@@ -21,6 +21,7 @@ from baselines.common.plugs import FrozenVectors
 from baselines.common.recommenders.base import RecommenderConfig
 from baselines.common.recommenders.fit import BACKBONES, fit_recommender
 from baselines.common.scorers import FactorScorer, Scorer
+from baselines.common.submission import TaskSubmission
 from kpi_bench import (
     ClassificationQueries,
     ClassificationTask,
@@ -39,6 +40,7 @@ from kpi_bench import (
     TaskSpec,
     TopK,
 )
+from kpi_bench.errors import SubmissionError
 from kpi_bench.evaluators.ranking import tie_order
 from kpi_bench.harness.config import load_class, read_config
 
@@ -281,3 +283,17 @@ def test_methods_differ_by_their_vectors_alone(suite: str) -> None:
     for backbone in ("cf", "ncf", "gccf", "simgcl", "dccf", "lightgcl"):
         if suite != "kpi-mini":  # its overrides of epochs are each submission's own
             assert heads("mudok", backbone)[:2] == heads(backbone, None)[:2]
+
+
+def test_a_method_may_add_parameters_that_are_for_adapting_alone() -> None:
+    class Own(TaskSubmission):
+        adapt_only = TaskSubmission.adapt_only | {"dropout"}
+
+    assert Own({"backbone": "ncf", "rec_lr": 0.1, "dropout": 0.1}).backbone == "ncf"
+    with pytest.raises(SubmissionError, match="droput"):
+        Own({"droput": 0.1})
+
+    class Alone(TaskSubmission):
+        adapt_only = frozenset({"dropout"})
+
+    assert Alone({"backbone": "ncf", "dropout": 0.1}).backbone == "ncf"

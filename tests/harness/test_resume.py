@@ -17,11 +17,13 @@ import pytest
 from submission_factory import PRETRAINING, write_submission
 from suite_factory import tiny_suite_frames
 
+from kpi_bench._io import write_json
+from kpi_bench._schema import encode
 from kpi_bench.errors import RunError, SubmissionError
 from kpi_bench.harness.channel import Message
 from kpi_bench.harness.config import SubmissionConfig, read_config
 from kpi_bench.harness.evaluate import Options, Outcome, evaluate, only_user_of
-from kpi_bench.harness.records import read_record, write_record
+from kpi_bench.harness.records import RECORD, read_record
 from kpi_bench.harness.results import read_result, result_path
 from kpi_bench.suites.suite import Suite, open_suite
 from kpi_bench.suites.writer import write_suite
@@ -187,7 +189,7 @@ def test_other_pretraining_makes_earlier_runs_stale(
     shutil.copytree(options.out / "tiny" / "taught" / "pretrained", other)
     record = read_record(other / "seed0")
     assert record is not None
-    write_record(other / "seed0", dataclasses.replace(record, session="another"))
+    write_json(other / "seed0" / RECORD, encode(dataclasses.replace(record, session="another")))
     out = tmp_path / "out"
     shutil.copytree(options.out, out)
     options = dataclasses.replace(options, out=out)

@@ -17,7 +17,7 @@ from kpi_bench import Paths, TopK, top_k_from_scores
 from kpi_bench._io import sha256_file
 from kpi_bench.harness import withhold
 from kpi_bench.harness.evaluate import Options, Report, evaluate
-from kpi_bench.harness.explanations import write_paths
+from kpi_bench.harness.explanations import paths_file, write_paths
 from kpi_bench.harness.original import Original
 from kpi_bench.harness.predictions import MUDOK, MUDOK_MASK, OFFICIAL, write_predictions
 from kpi_bench.harness.protocol import ClassificationQueries, LinkPredictionQueries, Queries
@@ -102,12 +102,16 @@ def _explain(task: RecommendationTask, prefix: Path, kept: int | None = None) ->
     )  # fmt: skip
 
 
-def _record(explained: bool = False) -> RunRecord:
-    key = RunKey("m", "0" * 64, {}, "1" * 64, "t", 0, "cpu")
-    return RunRecord(key, "s", RunSite({}, {}, None), {}, (), {}, None, 1, None, 1.0, explained=explained)
+def _record(outputs: dict[str, str], device: str, explained: bool = False) -> RunRecord:
+    key = RunKey("m", "0" * 64, {}, "1" * 64, "t", 0, device)
+    return RunRecord(
+        key, "s", RunSite({}, {}, None), {}, (), {}, None, 1, None, 1.0, explained=explained, outputs=outputs
+    )
 
 
-def _original(suite: Suite, name: str, folder: Path, quality: float = 0.5) -> Original:
+def _original(
+    suite: Suite, name: str, folder: Path, quality: float = 0.5, device: str = "cuda:0"
+) -> Original:
     task, prefix = suite.task(name), folder / "run" / NAME
     _answer(task, prefix, _scores(task, quality))
     if isinstance(task, RecommendationTask):
@@ -115,31 +119,47 @@ def _original(suite: Suite, name: str, folder: Path, quality: float = 0.5) -> Or
     scorer = make_scorer(task)
     scores = scorer.score(prefix)
     hashes = {path.name: sha256_file(path) for path in kept_files(task, prefix)}
-    return Original(_record(), task, scorer, scores, hashes)
+    return Original(_record(hashes, device), task, scorer, scores)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_equal_answers_stand_for_the_runs(tiny_suite: Suite, tmp_path: Path, name: str) -> None:
-    original = _original(tiny_suite, name, tmp_path)
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_equal_answers_stand_for_the_runs(tiny_suite: Suite, tmp_path: Path, name: str, device: str) -> None:
+    original = _original(tiny_suite, name, tmp_path, device=device)
     # A timing run may be made on another machine.
     for number, judge in enumerate((original, pickle.loads(pickle.dumps(original)))):
         prefix = tmp_path / f"round{number}" / NAME
         _answer(original.task, prefix, _scores(original.task, 0.5))
-        assert judge.fault(prefix) is None
-        assert judge.equals(prefix)
+        assert judge.compare(prefix) == (None, True)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_answers_that_differ_by_noise_stand_for_the_runs(
+def test_on_a_cpu_nothing_else_does(tiny_suite: Suite, tmp_path: Path, name: str) -> None:
+    original = _original(tiny_suite, name, tmp_path, device="cpu")
+    prefix = tmp_path / "round" / NAME
+    _answer(original.task, prefix, _scores(original.task, 0.5, noise=1))
+    fault, exact = original.compare(prefix)
+    if name == "library_links":
+        assert (fault, exact) == (None, True), "the ranks are compared, not the scores"
+        _answer(original.task, prefix, -_scores(original.task, 0.5))
+        fault, exact = original.compare(prefix)
+    assert not exact
+    assert str(fault).startswith(f"it answers otherwise than the run that it repeats ({NAME}.")
+    assert "byte for byte" in str(fault)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_on_a_gpu_answers_that_differ_by_noise_stand_for_the_runs(
     tiny_suite: Suite, tmp_path: Path, name: str
 ) -> None:
     original = _original(tiny_suite, name, tmp_path)
     prefix = tmp_path / "round" / NAME
     _answer(original.task, prefix, _scores(original.task, 0.5, noise=1))
-    assert original.fault(prefix) is None
-    assert original.equals(prefix) == (name == "library_links"), "of links the ranks are compared"
+    assert original.compare(prefix) == (None, name == "library_links")
     metric = original.task.spec.main_metric
-    low, high = original._interval(metric)
+    interval = original._interval(metric)
+    assert interval is not None
+    low, high = interval
     value = original.scores.official.values[metric]
     assert low < value < high, "the interval that they had to meet"
 
@@ -147,17 +167,17 @@ def test_answers_that_differ_by_noise_stand_for_the_runs(
 @pytest.mark.parametrize(
     ("name", "quality"), [*((name, 0.0) for name in TASKS), ("shop_music", 1.0), ("library_links", 1.0)]
 )
-def test_answers_that_are_worse_or_better_do_not(
+def test_on_a_gpu_answers_that_are_worse_or_better_do_not(
     tiny_suite: Suite, tmp_path: Path, name: str, quality: float
 ) -> None:
     original = _original(tiny_suite, name, tmp_path)
     prefix = tmp_path / "round" / NAME
     _answer(original.task, prefix, _scores(original.task, quality))
-    fault = original.fault(prefix)
+    fault, _ = original.compare(prefix)
     assert fault is not None
     metric = original.task.spec.main_metric
     assert fault.startswith(f"what it answers has {metric} ")
-    assert f"the run it repeats has {original.scores.official.values[metric]:.4f}" in fault
+    assert f"the run that it repeats has {original.scores.official.values[metric]:.4f}" in fault
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -166,24 +186,36 @@ def test_a_perfect_run_wants_perfect_rounds(tiny_suite: Suite, tmp_path: Path, n
     original = _original(tiny_suite, name, tmp_path, quality=1.0)
     prefix = tmp_path / "round" / NAME
     _answer(original.task, prefix, _scores(original.task, 1.0, noise=1))
-    assert original.fault(prefix) is None
+    assert original.compare(prefix)[0] is None
     if original._interval(original.task.spec.main_metric) == (1.0, 1.0):
         scores = _scores(original.task, 1.0)
         scores[0] = np.roll(scores[0], 1)
         _answer(original.task, prefix, scores)
-        assert "95 % interval 1.0000 to 1.0000" in str(original.fault(prefix))
+        assert "95 % interval 1.0000 to 1.0000" in str(original.compare(prefix)[0])
+
+
+def test_without_scores_by_query_the_metric_must_be_equal(tiny_suite: Suite, tmp_path: Path) -> None:
+    original = _original(tiny_suite, "shop_games_qa", tmp_path)
+    metric = original.task.spec.main_metric
+    official = dataclasses.replace(original.scores.official, per_query={})
+    original = dataclasses.replace(original, scores=dataclasses.replace(original.scores, official=official))
+    prefix = tmp_path / "round" / NAME
+    _answer(original.task, prefix, _scores(original.task, 0.5, noise=1))
+    assert original.compare(prefix) == (None, False)
+    _answer(original.task, prefix, _scores(original.task, 0.9))
+    assert f"must have the same: {metric} has no scores by query" in str(original.compare(prefix)[0])
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_nothing_or_nonsense_is_refused(tiny_suite: Suite, tmp_path: Path, name: str) -> None:
     original = _original(tiny_suite, name, tmp_path)
     prefix = tmp_path / "round" / NAME
-    assert str(original.fault(prefix)).startswith("what it answers cannot be scored")
+    assert str(original.compare(prefix)[0]).startswith("what it answers cannot be scored")
     scores = _scores(original.task, 0.5)
     scores[0, 0] = np.nan
     if not isinstance(original.task, RecommendationTask):
         _answer(original.task, prefix, scores)
-        assert "cannot be scored" in str(original.fault(prefix))
+        assert "cannot be scored" in str(original.compare(prefix)[0])
 
 
 def _explained(suite: Suite, tmp_path: Path) -> tuple[Original, Callable[[int | None], Path]]:
@@ -205,17 +237,33 @@ def _explained(suite: Suite, tmp_path: Path) -> tuple[Original, Callable[[int | 
     own = make(None, "run")
     scorer = make_scorer(task, {task.spec.kg: suite.graph(task.spec.kg)}.__getitem__)
     hashes = {path.name: sha256_file(path) for path in kept_files(task, own) if path.is_file()}
-    return Original(_record(explained=True), task, scorer, scorer.score(own), hashes), make
+    record = _record(hashes, "cuda:0", explained=True)
+    return Original(record, task, scorer, scorer.score(own)), make
 
 
 def test_a_run_that_explains_wants_rounds_that_explain(tiny_suite: Suite, tmp_path: Path) -> None:
     original, make = _explained(tiny_suite, tmp_path)
-    assert pickle.loads(pickle.dumps(original)).fault(make(None)) is None
+    assert pickle.loads(pickle.dumps(original)).compare(make(None)) == (None, True)
     prefix = make(3)
-    assert "what it answers has explained@20 " in str(original.fault(prefix))
+    assert "what it answers has explained@20 " in str(original.compare(prefix)[0])
     prefix.with_name(f"{NAME}.paths.parquet").unlink()
-    assert "what it answers has no explained@20; the run it repeats has" in str(original.fault(prefix))
-    assert dataclasses.replace(original, hashes={}).fault(make(None)) is None, "judged by its worth alone"
+    fault = "it does not explain its answers, the run that it repeats does"
+    assert original.compare(prefix) == (fault, False)
+    other = dataclasses.replace(original, record=_record({}, "cuda:0", explained=True))
+    assert other.compare(make(None)) == (None, False), "judged by its worth alone"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_round_does_not_explain_what_the_run_did_not(
+    tiny_suite: Suite, tmp_path: Path, device: str
+) -> None:
+    original = _original(tiny_suite, "shop_music", tmp_path, device=device)
+    prefix = tmp_path / "round" / NAME
+    _answer(original.task, prefix, _scores(original.task, 0.5))
+    paths_file(prefix).write_bytes(b"x")
+    fault, _ = original.compare(prefix)
+    wanted = "it explains its answers, the run" if device == "cuda:0" else f"({NAME}.paths.parquet)"
+    assert wanted in str(fault)
 
 
 # The parameter says what the rounds do that the run does not. The arguments of a process tell which of the two it is in.
@@ -270,7 +318,11 @@ def test_rounds_that_answer_nothing_leave_the_result_without_rounds(
         ("library_links", "none", "predict of timing round 0 failed: TypeError"),
         ("library_links", "short", "predict of timing round 0 failed: predict gave 2 score rows for"),
         ("shop_music", "none", "predict of timing round 0 failed: predict returned NoneType"),
-        ("shop_games_qa", "other", "timing round 0 does not count: what it answers has accuracy "),
+        (
+            "shop_games_qa",
+            "other",
+            "timing round 0 does not count: it answers otherwise than the run that it repeats (seed0.parquet)",
+        ),
     ],
 )
 def test_rounds_that_answer_otherwise_do_not_count(

@@ -8,10 +8,11 @@ import pytest
 from submission_factory import write_submission
 
 from kpi_bench.errors import RunError, SubmissionError
-from kpi_bench.harness.channel import Channel
+from kpi_bench.harness.channel import Channel, Message
 from kpi_bench.harness.child_environment import PASSED_ON, child_environment
+from kpi_bench.harness.inspection import inspect
 from kpi_bench.harness.protocol import Context, LazyGraphs
-from kpi_bench.harness.supervise import JobRecord, Limits, default_memory_limit, run_job
+from kpi_bench.harness.supervise import JobRecord, Limits, Progress, default_memory_limit, run_job
 from kpi_bench.harness.withhold import withheld_copy
 from kpi_bench.harness.worker import Action, Job
 from kpi_bench.suites.suite import Suite
@@ -143,7 +144,13 @@ class TestContext:
             graphs["garage"]
 
 
-def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = None) -> JobRecord:
+def run(
+    tiny_suite: Suite,
+    place: Path,
+    methods: str,
+    limits: Limits | None = None,
+    on_message: Progress | None = None,
+) -> JobRecord:
     """One run of a submission on shop_games_qa, without the evaluation around it."""
     config = write_submission(place / "odd", methods)
     job = Job(
@@ -161,7 +168,7 @@ def run(tiny_suite: Suite, place: Path, methods: str, limits: Limits | None = No
         output=str(place / "seed0"),
         export=str(place / "export"),
     )
-    return run_job(job, place / "run", limits=limits)
+    return run_job(job, place / "run", limits=limits, on_message=on_message)
 
 
 @pytest.mark.parametrize("kept", [-1, 11])
@@ -202,6 +209,24 @@ def test_a_message_that_makes_no_sense_ends_that_run_alone(tiny_suite: Suite, tm
     record = run(tiny_suite, tmp_path, methods)
     assert record.error is not None
     assert record.error.startswith("adapt sent the harness a message that it cannot read: ValueError")
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, RunError])
+def test_a_fault_of_who_listens_is_not_the_childs(
+    tiny_suite: Suite, tmp_path: Path, error: type[Exception]
+) -> None:
+    def listen(message: Message) -> None:
+        raise error("mine")
+
+    with pytest.raises(error, match="mine"):
+        run(tiny_suite, tmp_path, "pass", on_message=listen)
+
+
+@pytest.mark.parametrize("named", ['"dropout"', "{1}", "None", "lambda self: ()"])
+def test_adapt_only_names_parameters(tiny_suite: Suite, tmp_path: Path, named: str) -> None:
+    config = write_submission(tmp_path / "odd", f"adapt_only = {named}")
+    with pytest.raises(SubmissionError, match=r"Method\.adapt_only is .*; wanted is a set of names"):
+        inspect(config, tiny_suite, tmp_path / "inspect", Limits(), offline=True)
 
 
 def test_a_child_that_cuts_the_line(tiny_suite: Suite, tmp_path: Path) -> None:

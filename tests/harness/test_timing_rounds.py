@@ -235,6 +235,35 @@ def test_a_round_that_fails_costs_the_rounds_alone(tiny_suite: Suite, tmp_path: 
     assert report.results[0].flags == ("single_seed",)
 
 
+@pytest.mark.parametrize(
+    "lie",
+    [
+        'self.channel.send({"kind": "done"}); os._exit(0)',
+        'self._ask = lambda message: message["kind"] == "answered" or ask(message)',
+    ],
+    ids=["ends early", "tells no answers"],
+)
+def test_a_child_that_leaves_rounds_out_is_not_believed(tiny_suite: Suite, tmp_path: Path, lie: str) -> None:
+    methods = f"""
+    def adapt(self, task, ctx):
+        import gc
+        workers = [one for one in gc.get_objects() if type(one).__name__ == "Worker"]
+        for self in workers:
+            if self.job.action == "time" and not os.environ.get("LIED"):
+                os.environ["LIED"] = "1"
+                ask = self._ask
+                {lie}
+    """
+    config = write_submission(tmp_path / "sly", methods)
+    options = Options(tmp_path / "out", tmp_path / "results", (0,), ("shop_games_qa",), rounds=2)
+    report = evaluate(config, tiny_suite, options)
+    assert [outcome.error is None for outcome in report.outcomes] == [True, False]
+    assert "wanted are adapt, predict and answers of 2 rounds and the warm-up" in str(
+        report.failures[0].error
+    )
+    assert report.results[0].timing.rounds is None
+
+
 def test_what_failed_is_not_timed(tiny_suite: Suite, tmp_path: Path) -> None:
     config = write_submission(tmp_path / "broken", "def adapt(self, task, ctx):\n    raise ValueError('no')")
     options = Options(tmp_path / "out", tmp_path / "results", (0,), ("shop_games_qa",), rounds=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from result_factory import SUITE, TASKS, Maker, with_timing
 
+from kpi_bench.evaluators.aggregation import SharedRank
 from kpi_bench.harness.results import (
     Rounds,
     RoundTiming,
@@ -21,7 +25,16 @@ from kpi_bench.harness.results import (
 )
 from kpi_bench.leaderboard import board, compare, load_results, render, show
 from kpi_bench.leaderboard._check_file import Rules, check_file
-from kpi_bench.leaderboard.costs import BY_ROUNDS, COLUMNS, costs_of, rounds_of
+from kpi_bench.leaderboard.costs import (
+    BY_ROUNDS,
+    COLUMNS,
+    HARDWARE_FREE,
+    HIGHER_IS_BETTER,
+    Costs,
+    cost_ranks,
+    costs_of,
+    rounds_of,
+)
 from kpi_bench.leaderboard.render_compare import render_comparison
 from kpi_bench.leaderboard.site.charts import NOT_COMPARED
 from kpi_bench.leaderboard.site.data import board_payload, submission_payload
@@ -208,6 +221,45 @@ def test_rounds_are_marked_in_every_format(maker: Maker) -> None:
     phases = {phase.name: phase for phase in task_facts(table.row("timed").cells[TASKS[-1]]).phases}
     assert phases["adapt in rounds"].wall == "3.00"
     assert phases["adapt in rounds"].wall_by_seed == ("1.00", "3.00", "9.00")
+
+
+@given(st.data())
+def test_ranks_of_costs_are_those_of_pairwise_comparison(data: st.DataObject) -> None:
+    names = [f"row{i}" for i in range(data.draw(st.integers(0, 8)))]
+    number = st.none() | st.sampled_from([0.0, 1.0, 2.5])
+    costs = {name: Costs(*(data.draw(number) for _ in COLUMNS)) for name in names}  # type: ignore[arg-type]
+    groups = {name: data.draw(st.sampled_from(["a", "b", None])) for name in names}
+    timed = {name for name in names if data.draw(st.booleans())}
+    ranks = cost_ranks(costs, groups, timed)
+    for column, name in itertools.product(COLUMNS, names):
+        value = getattr(costs[name], column)
+        if value is None or groups[name] is None:
+            assert column not in ranks[name]
+            continue
+        peers = [
+            getattr(costs[other], column)
+            for other in names
+            if groups[other] is not None
+            and (
+                column in HARDWARE_FREE
+                or (
+                    groups[other] == groups[name]
+                    and (column not in BY_ROUNDS or (other in timed) == (name in timed))
+                )
+            )
+        ]
+        known = [peer for peer in peers if peer is not None]
+        better = sum(peer > value if column in HIGHER_IS_BETTER else peer < value for peer in known)
+        assert ranks[name][column] == SharedRank(1 + better, known.count(value) > 1)
+
+
+@pytest.mark.parametrize("flag", ["unsteady", "inexact_rounds"])
+def test_flags_of_rounds_go_with_rounds(maker: Maker, flag: str) -> None:
+    path = maker.result("row", MUSIC, 0.6, flags=("single_seed", flag))
+    rules = Rules({f"{SUITE}@1.0": "a" * 64}, False, pd.Timestamp("2026-11-01", tz="UTC").to_pydatetime())
+    _, findings = check_file(path, rules)
+    errors = [finding.message for finding in findings if finding.severity == "error"]
+    assert errors == [f"{flag} does not go with a result without timing rounds"]
 
 
 def test_results_from_before_rounds_load(maker: Maker) -> None:

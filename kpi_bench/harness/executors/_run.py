@@ -161,7 +161,7 @@ class _Meeting:
         self._parts: list[Part] = []
         self._fault: RunError | None = None
         self._failed_at: float | None = None
-        self._asked: str | None = None
+        self._asked: list[str] = []
         self._met: set[str] = set()
         self._ending = False
         self._changed = threading.Condition()
@@ -189,8 +189,8 @@ class _Meeting:
         self._thread.join()
 
     def gather(self) -> None:
-        """Wait until all machines have begun: until then no time counts."""
-        while not self._meet("begun"):
+        """Wait until all machines have begun, or one has ended with an error: until then no time counts."""
+        while not self._meet("begun") and self._failed_at is None:
             time.sleep(POLL_S)
 
     def ready(self) -> bool:
@@ -231,7 +231,8 @@ class _Meeting:
     def _meet(self, point: str) -> bool:
         with self._changed:
             self._raise()
-            self._asked = point
+            if point not in self._asked:
+                self._asked.append(point)
             return point in self._met
 
     def _raise(self) -> None:
@@ -243,9 +244,8 @@ class _Meeting:
         from ray.exceptions import RayError
 
         while not self._over.wait(POLL_S):
-            point = self._asked
-            if point is not None and point not in self._met:
-                # A lost mailbox is started again, and asked again.
+            # All of them: a mailbox that was lost is started again and knows of none, and another machine may still wait.
+            for point in list(self._asked):
                 with suppress(RayError):
                     there = ray.get(self._mailbox.meet.remote(f"{self._name} {point}", self._number))
                     if there == self._machines:

@@ -12,11 +12,12 @@ from kpi_bench.harness.tuning.record import Ended, Trial
 
 class Lanes:
     """The lanes of a search in ``folder``, each an output folder for one trial after another. They share the row's cache; each keeps its last
-    pre-training, which the others may copy."""
+    pre-training, which the others may copy. ``registers`` are theirs, read now and the same for all trials: code of the submission may run afterwards."""
 
     def __init__(self, folder: Path, view: str, row: str, n: int) -> None:
         self._folder = folder
         self.all = tuple(RowPlace(folder / "trial" / str(lane), view, row) for lane in range(n))
+        self.registers = tuple(lane.register() for lane in self.all)
         cache = folder / "cache"
         cache.mkdir(parents=True, exist_ok=True)
         for lane in self.all:

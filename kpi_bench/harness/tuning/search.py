@@ -141,8 +141,8 @@ class _Searching:
         search = self._search()
         under_way: dict[int, Generator[None, None, Trial]] = {}
         try:
+            self._begin(under_way, show)
             while len(search.trials) < self.options.trials:
-                self._begin(under_way, show)
                 for number, steps in list(under_way.items()):
                     try:
                         next(steps)
@@ -151,6 +151,7 @@ class _Searching:
                         search = self._search()
                         if on_trial:
                             on_trial(end.value)
+                        self._begin(under_way, show)
         finally:
             for steps in under_way.values():
                 steps.close()
@@ -201,6 +202,7 @@ class _Searching:
     def _evaluate(
         self, params: Mapping[str, Any], lane: RowPlace, follower: Follower
     ) -> Generator[None, None, Report]:
+        register = self.lanes.registers[self.lanes.all.index(lane)]
         options = Options(
             out=lane.out,
             results=lane.out / "results",
@@ -213,7 +215,8 @@ class _Searching:
             offline=self.options.offline,
             limits=self.options.limits,
             inspection=self.inspection,
-            lenders=tuple(other for other in self.lanes.all if other != lane),
+            register=register,
+            lenders=tuple(other for other in self.lanes.registers if other is not register),
         )
         patience = PATIENCE_S / self.plan.parallel if self.parallel else None
         return evaluate_in_steps(self.config, self.view, options, follower, self.executor, patience)
