@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -311,7 +312,9 @@ def test_contenders_with_wrong_results_or_no_role_are_not_reported(tmp_path: Pat
     command = [
         sys.executable, "-m", "pytest", "-p", "benchmarks.conftest", str(bench), "--benchmark-enable", f"--benchmark-json={target}",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
+    # Where pytest-xdist runs this test, its variables would switch the benchmarks off.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200, env=environment)  # fmt: skip
     assert done.returncode == 1
     assert "benchmarks/roles.py does not say" in done.stdout
     run = BenchRun.read(target)

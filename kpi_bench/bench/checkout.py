@@ -65,7 +65,9 @@ def list_groups(root: Path) -> None:
 def _pytest(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     files = sorted(str(path.relative_to(root)) for path in (root / "benchmarks").glob("bench_*.py"))
     command = [sys.executable, "-m", "pytest", *files, "-rs", "--benchmark-enable", "--benchmark-quiet"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *_inherited()])}
+    # In a test that pytest-xdist runs, its variables would tell pytest-benchmark that this run shares the machine, too.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    environment = {**kept, "PYTHONPATH": os.pathsep.join([str(root), *_inherited()])}
     return subprocess.run([*command, *arguments], cwd=root, check=False, env=environment)
 
 
