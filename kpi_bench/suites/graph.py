@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from kpi_bench._dgl import import_dgl
+from kpi_bench._sorted import edges_in_order
 from kpi_bench.errors import SuiteError
 
 
@@ -138,22 +139,5 @@ def _adjacency(
         raise SuiteError("a graph has relation ids below 0")
     indptr = np.zeros(n_entities + 1, dtype=np.int64)
     np.cumsum(np.bincount(rows, minlength=n_entities), out=indptr[1:])
-    return Adjacency(indptr, *_in_order(rows, relations, columns, n_entities))
-
-
-def _in_order(
-    rows: NDArray[np.int64], relations: NDArray[np.int64], columns: NDArray[np.int64], n_entities: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Columns and relations of the edges by row, relation and column."""
-    n_relations = int(relations.max(initial=0)) + 1
-    if n_entities * n_relations * n_entities > np.iinfo(np.int64).max:
-        order = np.lexsort((columns, relations, rows))
-        return columns[order].astype(np.int32), relations[order].astype(np.int32)
-    # An edge is one number, which says all when sorted: nothing is looked up in the order of another sort.
-    keys = rows * n_relations
-    keys += relations
-    keys *= n_entities
-    keys += columns
-    keys.sort()
-    pairs, ends = np.divmod(keys, max(n_entities, 1), out=(keys, np.empty_like(keys)))
-    return ends.astype(np.int32), np.remainder(pairs, n_relations, out=pairs).astype(np.int32)
+    n_relations = int(relations.max(initial=-1)) + 1
+    return Adjacency(indptr, *edges_in_order(rows, relations, columns, n_entities, n_relations))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kpi_bench._dgl import dgl_available
 from kpi_bench.errors import SuiteError
-from kpi_bench.suites.graph import Adjacency, KnowledgeGraph, _in_order
+from kpi_bench.suites.graph import Adjacency, KnowledgeGraph
 from kpi_bench.suites.suite import Suite
 
 TRIPLES = st.sets(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(0, 6)), max_size=40)
@@ -112,14 +112,3 @@ def test_dgl_view_leaves_the_graph_alone(tiny_suite: Suite) -> None:
     graph.to_dgl().edata["relation"][:] = -1
     assert np.array_equal(graph.heads, before)
     assert graph.relations.min() >= 0
-
-
-@pytest.mark.parametrize("n_entities", [50, 2**31 - 1])
-def test_edges_are_ordered_by_row_relation_and_column_whatever_the_numbers(n_entities: int) -> None:
-    rng = np.random.default_rng(0)
-    edges = rng.integers(0, [50, 7, 50], (2_000, 3)) + np.array([n_entities - 50, 0, 0])
-    columns, relations = _in_order(*edges.T, n_entities)
-    wanted = np.array(sorted(edges.tolist()))
-    assert columns.tolist() == wanted[:, 2].tolist()
-    assert relations.tolist() == wanted[:, 1].tolist()
-    assert columns.dtype == relations.dtype == np.int32

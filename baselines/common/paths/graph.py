@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from baselines.common.paths import random_numbers
 from kpi_bench import KnowledgeGraph
+from kpi_bench._sorted import edges_in_order
 from kpi_bench.errors import SubmissionError
 
 Ints = NDArray[np.int64]
@@ -54,7 +55,7 @@ class PathGraph:
         relations = np.concatenate([relations, relations[back] + n_forward])
         indptr = np.zeros(n_nodes + 1, dtype=np.int64)
         np.cumsum(np.bincount(heads, minlength=n_nodes), out=indptr[1:])
-        return cls(indptr, *_in_order(heads, relations, tails, n_nodes, 2 * n_forward), n_forward)
+        return cls(indptr, *edges_in_order(heads, relations, tails, n_nodes, 2 * n_forward), n_forward)
 
     @classmethod
     def of_kg(cls, kg: KnowledgeGraph) -> PathGraph:
@@ -168,23 +169,6 @@ class Ranges:
     indptr: Ints
     nodes: Ints
     places: NDArray[np.int32]
-
-
-def _in_order(
-    heads: Ints, relations: Ints, tails: Ints, n_nodes: int, n_relations: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Tails and relations of the edges by head, relation and tail."""
-    if n_nodes * n_relations * n_nodes > np.iinfo(np.int64).max:
-        order = np.lexsort((tails, relations, heads))
-        return tails[order].astype(np.int32), relations[order].astype(np.int32)
-    # An edge is one number, which says all when sorted: nothing is looked up in the order of another sort.
-    keys = heads * n_relations
-    keys += relations
-    keys *= n_nodes
-    keys += tails
-    keys.sort()
-    pairs, ends = np.divmod(keys, max(n_nodes, 1), out=(keys, np.empty_like(keys)))
-    return ends.astype(np.int32), np.remainder(pairs, max(n_relations, 1), out=pairs).astype(np.int32)
 
 
 def _check(ids: Ints, limit: int, what: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines.common.paths.graph import PathGraph, _in_order
+from baselines.common.paths.graph import PathGraph
 from kpi_bench.errors import SubmissionError
 from kpi_bench.suites.suite import Suite
 
@@ -88,15 +88,3 @@ def test_of_kg_runs_both_ways(tiny_suite: Suite) -> None:
 def test_ids_out_of_range_are_refused(edge: Triple) -> None:
     with pytest.raises(SubmissionError, match=r"ids must be in 0\.\."):
         PathGraph.of_edges(*columns([edge]), n_nodes=3, n_forward=2)
-
-
-@pytest.mark.parametrize("n_nodes", [50, 2**31 - 1])
-def test_edges_are_in_order_whatever_the_numbers(n_nodes: int) -> None:
-    """Few nodes make one number of an edge; of many, columns are sorted one after the other."""
-    rng = np.random.default_rng(0)
-    edges = rng.integers(0, [50, 6, 50], (2_000, 3)) + np.array([n_nodes - 50, 0, n_nodes - 50])
-    tails, relations = _in_order(*edges.T, n_nodes, 6)
-    wanted = np.array(sorted(edges.tolist()))
-    assert tails.tolist() == wanted[:, 2].tolist()
-    assert relations.tolist() == wanted[:, 1].tolist()
-    assert tails.dtype == relations.dtype == np.int32
