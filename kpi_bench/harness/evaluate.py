@@ -283,13 +283,16 @@ class _Evaluation:
 
     def _settle(self, run: Run, record: RunRecord, *, skipped: bool = False) -> None:
         """Score a run that is done, and tell what came of it."""
+        if record.done and not skipped:
+            record = dataclasses.replace(record, outputs=self.ledger.outputs(run))
         if run.task is not None and run.action is Action.ADAPT and record.done:
+            if record.outputs and not skipped:
+                # An interruption while it is scored then costs no run; of links what is kept is made by scoring.
+                self.ledger.keep(run, record)
             if run.task not in self.tallies:
                 self.tallies[run.task] = Tally(self.ledger, run.task)
             record = self.tallies[run.task].score(run, record)
             skipped = skipped and record.done
-        elif run.task is None and not skipped:
-            record = dataclasses.replace(record, outputs=self.ledger.outputs(run))
         if not skipped:
             self.ledger.keep(run, record)
         self.records[run] = record

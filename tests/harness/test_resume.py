@@ -25,6 +25,7 @@ from kpi_bench.harness.config import SubmissionConfig, read_config
 from kpi_bench.harness.evaluate import Options, Outcome, evaluate, only_user_of
 from kpi_bench.harness.records import RECORD, read_record
 from kpi_bench.harness.results import read_result, result_path
+from kpi_bench.harness.tally import Tally
 from kpi_bench.suites.suite import Suite, open_suite
 from kpi_bench.suites.writer import write_suite
 
@@ -117,6 +118,25 @@ def test_a_changed_line_of_code_is_a_new_run(
     finally:
         module.write_text(before)
     assert would_run(config, tiny_suite, options) is None
+
+
+def test_an_interruption_while_a_run_is_scored_costs_no_run(
+    tiny_suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    config = write_submission(tmp_path / "scored", tasks=("classification",))
+    options = Options(
+        out=tmp_path, results=tmp_path / "results", tasks=("shop_games_qa",), seeds=(0,), device="cpu"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(Tally, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config, tiny_suite, options)
+    report = evaluate(config, tiny_suite, options)
+    assert [(outcome.skipped, outcome.error) for outcome in report.outcomes] == [(True, None)]
+    assert len(report.results) == 1
 
 
 def test_lost_predictions_are_made_again(
